@@ -1,0 +1,69 @@
+# `make demo` shows a rollout. `make test` checks everything. Both need Python 3.10 or newer, and make.
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+# Development dependencies are a dependency group, which pip reads from version 25.1 on.
+NEWER_PIP := $(PIP_INSTALL) --upgrade 'pip>=25.1'
+# pyright looks for the python on PATH; it verifies types only of what PYTHONPATH or an installation holds.
+ACTIVATED := PATH="$(CURDIR)/$(BIN):$$PATH"
+TYPED := src $(wildcard tests/typing examples)
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test all lint format types tests test-lowest test-pythons clean
+
+help:
+	@echo 'make demo          a rollout on this machine, with approval, waves and a failing host'
+	@echo 'make test          lint, types and tests'
+	@echo 'make tests         only the tests; PYTEST_ARGS="tests/unit -k gather" chooses'
+	@echo 'make test-lowest   unit and smoke tests with the lowest versions of all dependencies'
+	@echo 'make test-pythons  unit and smoke tests on each Python from 3.10 to 3.13 of this machine'
+	@echo 'make format        format the code and mend what lint can mend'
+	@echo 'make clean         remove the virtual environments and caches'
+
+demo: $(VENV)/.demo
+	@$(BIN)/python -m temporal_patching demo $(DEMO_ARGS)
+
+test: lint types tests
+
+all: test-lowest test-pythons test
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy --strict $(TYPED)
+	$(ACTIVATED) pyright
+	PYTHONPATH=src $(ACTIVATED) pyright --verifytypes temporal_patching --ignoreexternal
+
+tests: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-lowest: pyproject.toml
+	tests/other-environments lowest '$(PYTHON)'
+
+test-pythons: pyproject.toml
+	tests/other-environments pythons
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python $(PIP_INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python $(NEWER_PIP)
+	$(BIN)/python $(PIP_INSTALL) --editable '.[demo,ssh]' --group dev
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) .venvs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

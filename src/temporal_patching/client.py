@@ -1,0 +1,350 @@
+"""What an operator holds: a running rollout, or the gates of any workflow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from datetime import timedelta
+from typing import Any, Generic, TypeVar, cast, final, overload
+
+import attrs
+from temporalio.client import (
+    Client,
+    RPCError,
+    RPCStatusCode,
+    RPCTimeoutOrCancelledError,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+    WorkflowQueryRejectedError,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import ApplicationError
+
+from .exceptions import InvalidRequest, NotAnswered, Refused, RolloutFailed, RolloutNotFound
+from .models import (
+    ApprovalReport,
+    ClusterProgress,
+    CompletedSteps,
+    GateReport,
+    HostProgress,
+    HostState,
+    PatchRequest,
+    RolloutProgress,
+    RolloutReport,
+    Vote,
+)
+from .models._wire import WireType, from_json
+from .workflow import SystemPatchWorkflow, gather
+from .workflow._cluster import host_workflow_id
+from .workflow._system import cluster_workflow_id
+
+__all__ = ["Approvals", "Rollout"]
+
+WorkflowT = TypeVar("WorkflowT", bound=SystemPatchWorkflow)
+StartedT = TypeVar("StartedT", bound=SystemPatchWorkflow)
+AnswerT = TypeVar("AnswerT")
+WireT = TypeVar("WireT", bound=WireType)
+
+PATIENCE = timedelta(seconds=10)
+"""How long an operator waits for a worker to answer."""
+
+
+@final
+class Approvals:
+    """The gates of any workflow with an ``ApprovalMixin``.
+
+    Until votes are signed, ``by`` is a claim: whoever can write to the namespace can vote as anyone.
+
+    Args:
+        client: A connected client. It needs no plugin.
+        workflow_id: The workflow's id.
+
+    Example::
+
+        await Approvals(client, "release-7").approve(by="alice@example.com", gate="release")
+    """
+
+    def __init__(self, client: Client, workflow_id: str) -> None:
+        self._handle: WorkflowHandle[Any, Any] = client.get_workflow_handle(workflow_id)
+
+    async def approve(self, *, by: str, gate: str = "start", reason: str = "") -> GateReport:
+        """Approves a gate. The same approval again is answered as the first time.
+
+        Args:
+            by: Who approves.
+            gate: Which gate. Default ``"start"``.
+            reason: Why, for the record.
+
+        Returns:
+            The gate, as it was when the vote was counted.
+
+        Raises:
+            Refused: The vote may not count; the message says why. It leaves no event in history.
+            NotAnswered: No worker answered within 10 seconds. The vote may still be counted later.
+            RolloutNotFound: There is no such workflow.
+        """
+        return await self._vote("approve", Vote(by=by, gate=gate, reason=reason))
+
+    async def reject(self, *, by: str, gate: str = "start", reason: str = "") -> GateReport:
+        """Rejects a gate: the approval ends at once, whatever the quorum. Else as ``approve``."""
+        return await self._vote("reject", Vote(by=by, gate=gate, reason=reason))
+
+    async def report(self) -> ApprovalReport:
+        """Every gate: what is pending, and who said what.
+
+        Raises:
+            NotAnswered: No worker answered within 10 seconds.
+            RolloutNotFound: There is no such workflow.
+        """
+        return await _query(self._handle, "approvals", ApprovalReport)
+
+    async def _vote(self, verb: str, vote: Vote) -> GateReport:
+        voting = self._handle.execute_update(verb, vote, result_type=GateReport)
+        try:
+            return await _answered(voting, self._handle.id)
+        except WorkflowUpdateFailedError as error:
+            cause = error.cause
+            said = cause.message if isinstance(cause, ApplicationError) else str(cause)
+            raise Refused(said) from None
+
+
+@final
+class Rollout(Generic[WorkflowT]):
+    """A handle on a rollout: start it, or find it by its id, then watch and steer it.
+
+    Attributes:
+        id: The rollout's workflow id.
+        handle: Temporal's own handle on it, for your own handlers.
+        approvals: Its gates.
+    """
+
+    def __init__(self, client: Client, handle: WorkflowHandle[WorkflowT, RolloutReport]) -> None:
+        self._client = client
+        self.handle = handle
+        self.approvals = Approvals(client, handle.id)
+
+    @property
+    def id(self) -> str:
+        """The rollout's workflow id."""
+        return self.handle.id
+
+    @classmethod
+    async def start(
+        cls,
+        client: Client,
+        workflow: type[StartedT],
+        request: PatchRequest,
+        *,
+        id: str,
+        task_queue: str,
+    ) -> Rollout[StartedT]:
+        """Starts a rollout.
+
+        Args:
+            client: A connected client. It needs no plugin.
+            workflow: Your ``SystemPatchWorkflow`` subclass, or that class itself.
+            request: What is asked for.
+            id: The rollout's id. It is used once: starting it again, also after its end, is refused.
+            task_queue: Where your workers listen.
+
+        Raises:
+            temporalio.exceptions.WorkflowAlreadyStartedError: The id was used before.
+        """
+        run = cast("Any", workflow).run
+        handle: WorkflowHandle[Any, Any] = await client.start_workflow(
+            run,
+            request,
+            id=id,
+            task_queue=task_queue,
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+            static_summary=f"patch {', '.join(request.clusters)} for {request.requester}"[:200],
+        )
+        return Rollout[StartedT](client, handle)
+
+    @overload
+    @classmethod
+    def get(cls, client: Client, id: str) -> Rollout[SystemPatchWorkflow]: ...
+    @overload
+    @classmethod
+    def get(cls, client: Client, id: str, workflow: type[StartedT]) -> Rollout[StartedT]: ...
+    @classmethod
+    def get(cls, client: Client, id: str, workflow: type[Any] = SystemPatchWorkflow) -> Rollout[Any]:
+        """A handle on a rollout that was started elsewhere. Asks nothing yet.
+
+        Args:
+            client: A connected client.
+            id: The rollout's id.
+            workflow: Its class, for the types of your own handlers. Default: any.
+        """
+        handle: WorkflowHandle[Any, Any] = client.get_workflow_handle(id, result_type=RolloutReport)
+        return Rollout[Any](client, handle)
+
+    async def approve(self, *, by: str, gate: str = "start", reason: str = "") -> GateReport:
+        """Approves a gate. See ``Approvals.approve``."""
+        return await self.approvals.approve(by=by, gate=gate, reason=reason)
+
+    async def reject(self, *, by: str, gate: str = "start", reason: str = "") -> GateReport:
+        """Rejects a gate. See ``Approvals.reject``."""
+        return await self.approvals.reject(by=by, gate=gate, reason=reason)
+
+    async def progress(self) -> RolloutProgress:
+        """Where the rollout is, with the newest of each cluster that still works.
+
+        Raises:
+            NotAnswered: No worker answered within 10 seconds.
+            RolloutNotFound: There is no such rollout.
+        """
+        progress = await _query(self.handle, "progress", RolloutProgress)
+        clusters = await gather(*[self._newest(each) for each in progress.clusters], limit=20)
+        counts = {
+            state: sum(cluster.counts.get(state, 0) for cluster in clusters) for state in HostState
+        }
+        return attrs.evolve(progress, clusters=tuple(clusters), counts=counts)
+
+    async def _newest(self, known: ClusterProgress) -> ClusterProgress:
+        if known.phase in ("listing", "waiting", "ended"):
+            return known
+        try:
+            return await self.cluster_progress(known.cluster)
+        except (NotAnswered, RolloutNotFound):
+            return known
+
+    async def cluster_progress(self, cluster: str) -> ClusterProgress:
+        """Where one cluster is. Raises as ``progress``."""
+        handle = self._client.get_workflow_handle(cluster_workflow_id(self.id, cluster))
+        return await _query(handle, "progress", ClusterProgress)
+
+    async def host_progress(self, host: str) -> HostProgress:
+        """Where one host is: the step that runs, what is done, what is open. Raises as ``progress``."""
+        handle = self._client.get_workflow_handle(host_workflow_id(host))
+        return await _query(handle, "progress", HostProgress)
+
+    async def completed_steps(
+        self, *, cluster: str | None = None, host: str | None = None
+    ) -> CompletedSteps:
+        """What is done, in order: of the rollout, or of one cluster, or of one host."""
+        id = self.id
+        if host is not None:
+            id = host_workflow_id(host)
+        elif cluster is not None:
+            id = cluster_workflow_id(self.id, cluster)
+        return await _query(self._client.get_workflow_handle(id), "completed_steps", CompletedSteps)
+
+    async def watch(
+        self, *, every: timedelta = timedelta(seconds=1)
+    ) -> AsyncIterator[RolloutProgress]:
+        """The progress, each time it has changed, until the rollout has ended.
+
+        It never raises the rollout's failure. While no worker answers it waits; the last progress has
+        the ``outcome``, if a worker was there to answer.
+
+        Args:
+            every: How often it asks. Default 1 second.
+
+        Raises:
+            RolloutNotFound: There is no such rollout.
+        """
+        last: RolloutProgress | None = None
+        while True:
+            ended = await self._has_ended()
+            try:
+                progress = await self.progress()
+            except NotAnswered:
+                progress = last
+            if progress is not None and progress != last:
+                last = progress
+                yield progress
+            if ended:
+                return
+            await asyncio.sleep(every.total_seconds())
+
+    async def _has_ended(self) -> bool:
+        description = await _answered(self.handle.describe(), self.id)
+        return description.status is not WorkflowExecutionStatus.RUNNING
+
+    async def result(self) -> RolloutReport:
+        """Waits for the end.
+
+        Returns:
+            The report, if every host is patched or needed nothing (or an approval expired under
+            ``on_timeout="complete"``).
+
+        Raises:
+            RolloutFailed: Otherwise. It has the report.
+            InvalidRequest: The request was refused; nothing was touched.
+            RolloutNotFound: There is no such rollout.
+            temporalio.client.WorkflowFailureError: It ended without a report (somebody terminated it).
+        """
+        try:
+            return await self.handle.result()
+        except WorkflowFailureError as error:
+            cause = error.cause
+            if isinstance(cause, ApplicationError):
+                if cause.type == "InvalidRequest":
+                    raise InvalidRequest([cause.message]) from None
+                if (cause.type or "").startswith("Rollout") and cause.details:
+                    report = from_json(cause.details[0], RolloutReport)
+                    raise RolloutFailed(cause.message, report) from None
+            raise
+        except RPCError as error:
+            raise _told(error, self.id) from None
+
+    async def cancel(self, *, reason: str = "") -> None:
+        """Aborts the rollout: nothing new starts; the server keeps the request if no worker is there.
+
+        Hosts whose update has not begun are restored, the others run to their end. The rollout ends as
+        ``RolloutAborted``.
+
+        Args:
+            reason: Why, for the record.
+
+        Raises:
+            RolloutNotFound: There is no such rollout, or it has ended.
+        """
+        try:
+            await self.handle.cancel(reason=reason)
+        except RPCError as error:
+            raise _told(error, self.id) from None
+
+
+async def _query(handle: WorkflowHandle[Any, Any], name: str, wanted: type[WireT]) -> WireT:
+    asking = handle.query(name, result_type=wanted, rpc_timeout=PATIENCE)
+    try:
+        return await _answered(asking, handle.id)
+    except (WorkflowQueryFailedError, WorkflowQueryRejectedError) as error:
+        raise NotAnswered(f"{handle.id!r} could not answer {name!r}: {error}") from None
+
+
+async def _answered(asking: Awaitable[AnswerT], id: str) -> AnswerT:
+    try:
+        return await asyncio.wait_for(asking, PATIENCE.total_seconds())
+    except (
+        asyncio.TimeoutError,
+        RPCTimeoutOrCancelledError,
+        WorkflowUpdateRPCTimeoutOrCancelledError,
+    ):
+        raise _no_worker(id) from None
+    except RPCError as error:
+        raise _told(error, id) from None
+
+
+def _told(error: RPCError, id: str) -> Exception:
+    """What an RPC error means to an operator."""
+    if error.status is RPCStatusCode.NOT_FOUND:
+        if "already completed" in error.message:
+            return RolloutNotFound(f"{id!r} has ended: it takes no more messages")
+        return RolloutNotFound(f"there is no workflow {id!r}, or its retention is over")
+    if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
+        return _no_worker(id)
+    return error
+
+
+def _no_worker(id: str) -> NotAnswered:
+    return NotAnswered(
+        f"no worker answered for {id!r} within {PATIENCE.seconds} seconds: is one running on its task queue?"
+    )

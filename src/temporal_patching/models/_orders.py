@@ -1,0 +1,108 @@
+"""What the three workflows tell each other. Not for users: it may change with every release."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import final
+
+import attrs
+
+from ..policy._rollout_policy import NoticeKind, OnBusyHost, RebootWhen
+from ..policy._rules import as_tuple
+from ..policy._steps import Step
+from ._report import ClusterProgress
+from ._request import PatchRequest
+from ._task import HostTask
+from ._wire import WireType
+
+
+@final
+@attrs.frozen(kw_only=True)
+class ProcedureQuery(WireType):
+    """Which procedure does this workflow class have? Asked once, so that the answer is recorded."""
+
+    workflow_type: str
+    params: Mapping[str, object] = attrs.field(factory=dict[str, object])
+
+
+@final
+@attrs.frozen(kw_only=True)
+class ResolvedProcedure(WireType):
+    """The steps that will run, and who runs them. A release in the middle of a rollout does not change it."""
+
+    _refuses_unknown = False
+
+    steps: tuple[Step, ...]
+    host_workflow: str
+    cluster_workflow: str
+    notifies: bool = False
+
+
+@final
+@attrs.frozen(kw_only=True)
+class ClusterRequest(WireType):
+    """The input of a cluster's workflow."""
+
+    _refuses_unknown = False
+
+    rollout: str
+    cluster: str
+    request: PatchRequest
+    procedure: ResolvedProcedure
+
+
+@final
+@attrs.frozen(kw_only=True)
+class HostRequest(WireType):
+    """The input of a host's workflow: its task, and the steps to go through."""
+
+    _refuses_unknown = False
+
+    task: HostTask
+    steps: tuple[Step, ...]
+    reboot: RebootWhen = "if_needed"
+    notices: tuple[NoticeKind, ...] = attrs.field(default=())
+    requester: str = ""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class ClusterOrders(WireType):
+    """All that the rollout wants of a cluster. A newer one replaces an older one, whatever arrives first."""
+
+    _refuses_unknown = False
+
+    sequence: int
+    slots: int | None = 0
+    stop: str | None = None
+
+
+@final
+@attrs.frozen(kw_only=True)
+class ClusterUpdate(WireType):
+    """All that a cluster has to tell the rollout. Cumulative and numbered."""
+
+    _refuses_unknown = False
+
+    sequence: int
+    progress: ClusterProgress
+    planned: bool = False
+    problem: str | None = None
+    host_names: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    named: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    max_parallel: int = 0
+    digest: str = ""
+    acted: int = 0
+    failed: int = 0
+    unreachable: int = 0
+
+
+@final
+@attrs.frozen(kw_only=True)
+class BusyHost(WireType):
+    """A host that another rollout is working on, and how long to wait for it."""
+
+    workflow_id: str
+    timeout: timedelta
+    on_busy: OnBusyHost = "wait"

@@ -1,0 +1,142 @@
+"""What a user asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import final
+
+import attrs
+
+from ..policy._approval import ApprovalPolicy
+from ..policy._rollout_policy import RolloutPolicy
+from ..policy._rules import (
+    as_tuple,
+    at_least,
+    canonical,
+    did_you_mean,
+    distinct,
+    each,
+    flag,
+    instance_of,
+    json_value,
+    must,
+    node_name,
+    optional,
+    reference,
+    string,
+    text,
+    values,
+)
+from ._wire import WireType
+
+GATES = ("start",)
+"""The gates that a rollout has."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class PatchRequest(WireType):
+    """One rollout: which hosts, what is done to them, how carefully, and who must agree.
+
+    It is plain JSON in the web UI and can be written by hand for the ``temporal`` command. Durations are
+    written ``"4h"`` or ``"1h30m"``, percentages ``"5%"``.
+
+    Args:
+        clusters: Names of the clusters. Their hosts come from ``PatchActivities.list_hosts``.
+        requester: Who asks, usually an e-mail address. May not vote on the own request.
+        update_command: Handed to ``perform_update``.
+        services: Handed to the steps that stop, start and check services.
+        pre_downtime_scripts: Handed to ``run_pre_downtime_scripts``.
+        pre_update_scripts: Handed to ``run_pre_update_scripts``.
+        post_update_scripts: Handed to ``run_post_update_scripts``.
+        secrets: References to secrets by name (``{"ssh_key": "vault:patching/ssh#key"}``), never a
+            secret itself: this request is readable in the history. Activities fetch the values.
+        params: Your own, any JSON. ``HostTask.params_as`` reads them with a type.
+        policy: How wide, how fast, when to stop. The default is one host at a time.
+        approvals: Who must agree, by gate. ``"start"``: before the first host is touched.
+        max_hosts: Refuse a plan with more hosts than this.
+        expect_hosts: Refuse a plan whose number of hosts is more than 10% off.
+        only_hosts: Touch only these hosts of the clusters. An unknown name refuses the plan.
+        exclude_hosts: Leave these out. An unknown name refuses the plan.
+        allow_empty: Let a cluster without hosts pass. Default: it refuses the plan.
+
+    Raises:
+        InvalidRequest: A field is not valid; it names all that are not.
+
+    Example:
+        >>> PatchRequest(clusters=["eu-1"], requester="carol@example.com").policy.max_parallel
+        1
+    """
+
+    clusters: tuple[str, ...] = attrs.field(
+        converter=as_tuple, metadata=must(each(node_name, least=1), distinct)
+    )
+    requester: str = attrs.field(metadata=must(text))
+    update_command: str = attrs.field(default="", metadata=must(string))
+    services: tuple[str, ...] = attrs.field(
+        default=(), converter=as_tuple, metadata=must(each(text), distinct)
+    )
+    pre_downtime_scripts: tuple[str, ...] = attrs.field(
+        default=(), converter=as_tuple, metadata=must(each(text))
+    )
+    pre_update_scripts: tuple[str, ...] = attrs.field(
+        default=(), converter=as_tuple, metadata=must(each(text))
+    )
+    post_update_scripts: tuple[str, ...] = attrs.field(
+        default=(), converter=as_tuple, metadata=must(each(text))
+    )
+    secrets: Mapping[str, str] = attrs.field(
+        factory=dict[str, str], metadata=must(values(reference))
+    )
+    params: Mapping[str, object] = attrs.field(
+        factory=dict[str, object], metadata=must(values(json_value))
+    )
+    policy: RolloutPolicy = attrs.field(
+        factory=RolloutPolicy, metadata=must(instance_of(RolloutPolicy))
+    )
+    approvals: Mapping[str, ApprovalPolicy] = attrs.field(
+        factory=dict[str, ApprovalPolicy], metadata=must(values(instance_of(ApprovalPolicy)))
+    )
+    max_hosts: int | None = attrs.field(default=None, metadata=must(optional(at_least(1))))
+    expect_hosts: int | None = attrs.field(default=None, metadata=must(optional(at_least(1))))
+    only_hosts: tuple[str, ...] = attrs.field(
+        default=(), converter=as_tuple, metadata=must(each(node_name), distinct)
+    )
+    exclude_hosts: tuple[str, ...] = attrs.field(
+        default=(), converter=as_tuple, metadata=must(each(node_name), distinct)
+    )
+    allow_empty: bool = attrs.field(default=False, metadata=must(flag))
+
+    def _relations(self) -> Iterator[str]:
+        for gate, policy in self.approvals.items():
+            if gate not in GATES:
+                yield f"'approvals' must name gates of {GATES!r} (got {gate!r}){did_you_mean(gate, GATES)}"
+            others = {canonical(name) for name in policy.approvers} - {canonical(self.requester)}
+            if len(others) < policy.quorum:
+                yield (
+                    f"'approvals[{gate!r}].quorum' must be <= {len(others)}, the approvers without "
+                    f"the requester (got {policy.quorum})"
+                )
+        both = {canonical(name) for name in self.only_hosts} & {
+            canonical(name) for name in self.exclude_hosts
+        }
+        if both:
+            yield f"'exclude_hosts' must not name hosts of 'only_hosts' (got {sorted(both)!r})"
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Vote(WireType):
+    """One person's word at a gate: the argument of the ``approve`` and ``reject`` handlers.
+
+    Until votes are signed, ``by`` is a claim: whoever can write to the namespace can vote as anyone.
+
+    Args:
+        by: Who votes. Case and spaces do not matter.
+        gate: Which gate. Default ``"start"``.
+        reason: Why, for the record.
+    """
+
+    by: str = attrs.field(metadata=must(text))
+    gate: str = attrs.field(default="start", metadata=must(text))
+    reason: str = attrs.field(default="", metadata=must(string))

@@ -1,0 +1,163 @@
+"""Who may let a rollout pass a gate, and what their votes amount to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import Literal
+
+import attrs
+
+from ._rules import (
+    Checked,
+    as_tuple,
+    at_least,
+    canonical,
+    distinct,
+    each,
+    must,
+    one_of,
+    optional,
+    positive,
+    text,
+)
+
+OnTimeout = Literal["fail", "complete"]
+"""What an approval that nobody decided in time does to its workflow."""
+
+ApprovalOutcome = Literal["approved", "rejected", "expired"]
+
+
+@attrs.frozen(kw_only=True)
+class ApprovalPolicy(Checked):
+    """Who decides at a gate, how many must agree, and how long they have.
+
+    A person counts once, in canonical form (case and spaces do not matter). The requester's own vote is
+    refused. One reject ends the approval, whatever the quorum.
+
+    Args:
+        approvers: Who may vote, usually e-mail addresses. At least one.
+        quorum: How many of them must approve. Default 1.
+        timeout: How long the gate stays open, counted from its opening. No default: nobody else can
+            know how long your people need.
+        on_timeout: ``"fail"`` (default) fails the workflow with ``ApprovalExpired``; ``"complete"`` lets
+            ``approval()`` return an expired decision, so that the workflow can end well.
+        remind_every: Repeat the request that often while the gate is open. Default: never.
+
+    Raises:
+        InvalidRequest: A field is not valid; it names all that are not.
+
+    Example:
+        >>> ApprovalPolicy(approvers=["alice@example.com"], timeout=timedelta(hours=4)).quorum
+        1
+    """
+
+    approvers: tuple[str, ...] = attrs.field(
+        converter=as_tuple, metadata=must(each(text, least=1), distinct)
+    )
+    timeout: timedelta = attrs.field(metadata=must(positive))
+    quorum: int = attrs.field(default=1, metadata=must(at_least(1)))
+    on_timeout: OnTimeout = attrs.field(default="fail", metadata=must(one_of("fail", "complete")))
+    remind_every: timedelta | None = attrs.field(default=None, metadata=must(optional(positive)))
+
+    def _relations(self) -> Iterator[str]:
+        if self.quorum > len(self.approvers):
+            yield (
+                f"'quorum' must be <= {len(self.approvers)}, the number of approvers "
+                f"(got {self.quorum})"
+            )
+
+
+@attrs.frozen(kw_only=True)
+class CastVote:
+    """One person's vote, as it was counted."""
+
+    by: str
+    approve: bool
+    reason: str = ""
+    at: datetime | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Ballot:
+    """A gate and the votes cast at it. ``outcome`` is None while it is open."""
+
+    gate: str
+    policy: ApprovalPolicy
+    requester: str = ""
+    opened_at: datetime | None = None
+    votes: tuple[CastVote, ...] = ()
+    outcome: ApprovalOutcome | None = None
+    refused: int = 0
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When it expires; None while it is not open yet."""
+        return self.opened_at + self.policy.timeout if self.opened_at else None
+
+    @property
+    def approvals(self) -> int:
+        """How many distinct people have approved."""
+        return sum(vote.approve for vote in self.votes)
+
+
+def previous_vote(ballot: Ballot, vote: CastVote) -> CastVote | None:
+    """The same person's vote, if there is one."""
+    for earlier in ballot.votes:
+        if canonical(earlier.by) == canonical(vote.by):
+            return earlier
+    return None
+
+
+def is_repeat(ballot: Ballot, vote: CastVote) -> bool:
+    """Whether the same person has said the same before: it is answered as the first time."""
+    earlier = previous_vote(ballot, vote)
+    return earlier is not None and earlier.approve == vote.approve
+
+
+def why_refused(ballot: Ballot, vote: CastVote) -> str | None:
+    """The reason why this vote may not count, or None. Pure: it decides nothing."""
+    if is_repeat(ballot, vote):
+        return None
+    who = canonical(vote.by)
+    if ballot.outcome is not None:
+        return f"gate {ballot.gate!r} is closed: it was {ballot.outcome}"
+    if ballot.requester and who == canonical(ballot.requester):
+        return f"{vote.by!r} made the request and may not vote on it"
+    if who not in {canonical(name) for name in ballot.policy.approvers}:
+        return f"{vote.by!r} is not an approver of gate {ballot.gate!r}"
+    if vote.approve and previous_vote(ballot, vote) is not None:
+        return f"{vote.by!r} has rejected already: a reject is final"
+    return None
+
+
+def cast(ballot: Ballot, vote: CastVote) -> Ballot:
+    """Counts a vote. One that is refused or a repeat changes no result."""
+    if why_refused(ballot, vote) is not None:
+        return attrs.evolve(ballot, refused=ballot.refused + 1)
+    if is_repeat(ballot, vote):
+        return ballot
+    others = (each for each in ballot.votes if canonical(each.by) != canonical(vote.by))
+    return _settled(attrs.evolve(ballot, votes=(*others, vote)))
+
+
+def opened(ballot: Ballot, at: datetime, early: Iterable[CastVote] = ()) -> Ballot:
+    """Opens the gate and counts the votes that came before it was open."""
+    ballot = _settled(attrs.evolve(ballot, opened_at=at))
+    for vote in early:
+        ballot = cast(ballot, vote)
+    return ballot
+
+
+def expired(ballot: Ballot) -> Ballot:
+    """Time is up. A gate that was decided stays decided."""
+    return ballot if ballot.outcome else attrs.evolve(ballot, outcome="expired")
+
+
+def _settled(ballot: Ballot) -> Ballot:
+    if any(not vote.approve for vote in ballot.votes):
+        return attrs.evolve(ballot, outcome="rejected")
+    # Votes may come before the gate is open, but a gate that is not open cannot be passed.
+    if ballot.opened_at is not None and ballot.approvals >= ballot.policy.quorum:
+        return attrs.evolve(ballot, outcome="approved")
+    return ballot

@@ -1,0 +1,365 @@
+"""One host's procedure as a state machine: which step is next, what is open, what became of the host.
+
+``decide(state, event) -> (state, commands)``. Pure: it knows no clock and does no I/O. The state is a
+plain value: it can be kept, handed up and resumed.
+
+Three ways through the steps:
+
+* *forward*: in order. A cancel before the update, or a failure, leaves it.
+* *close*: the host was not touched. What is open is closed, in reverse, and the host is as it was.
+* *recover*: the update began and a step failed. Services are started, health is checked, and only a
+  healthy host returns to service; otherwise it is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+import attrs
+
+from ._rollout_policy import RebootWhen
+from ._states import HostState
+from ._steps import Step
+
+Way = Literal["forward", "close", "recover", "ended"]
+
+
+@attrs.frozen(kw_only=True)
+class Failure:
+    """The first step that failed, and why."""
+
+    step: str
+    message: str
+    unreachable: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Procedure:
+    """Where a host is in its procedure."""
+
+    steps: tuple[Step, ...]
+    reboot: RebootWhen = "if_needed"
+    way: Way = "forward"
+    position: int = 0
+    running: str | None = None
+    completed: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
+    """Taking steps that were scheduled and are not closed yet, in order."""
+    already: tuple[str, ...] = ()
+    """Taking steps that were in effect before we came: never taken, never given back."""
+    closed_in_vain: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    """What could not be closed, and why."""
+    touched: bool = False
+    changed: bool = False
+    not_needed: bool = False
+    healthy: bool | None = None
+    reboot_required: bool = False
+    boot_id: str | None = None
+    failure: Failure | None = None
+    cancelled: str | None = None
+
+
+# Events
+
+
+@attrs.frozen
+class Started:
+    """The host's turn has come."""
+
+
+@attrs.frozen(kw_only=True)
+class StepEnded:
+    """A step's activity returned."""
+
+    step: str
+    ok: bool = True
+    needed: bool = True
+    changed: bool = False
+    reboot_required: bool | None = None
+    boot_id: str | None = None
+    previous_boot_id: str | None = None
+    already: tuple[str, ...] = ()
+    message: str = ""
+    attempt: int = 1
+
+
+@attrs.frozen(kw_only=True)
+class StepBroke:
+    """A step's activity failed for good, or was cancelled."""
+
+    step: str
+    message: str
+    unreachable: bool = False
+    cancelled: bool = False
+
+
+@attrs.frozen
+class CancelRequested:
+    """Somebody wants this host to stop."""
+
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class Refused:
+    """Something said no before the first step: a hook of the user's."""
+
+    step: str
+    message: str
+
+
+HostEvent: TypeAlias = Started | StepEnded | StepBroke | CancelRequested | Refused
+
+
+# Commands
+
+
+@attrs.frozen
+class RunStep:
+    """Schedule this step. ``bounded``: it gives something back after a failure or cancel, so it has a time limit."""
+
+    step: Step
+    bounded: bool = False
+
+
+@attrs.frozen
+class InterruptStep:
+    """Cancel the step that runs, and wait for its end."""
+
+    step: str
+    reason: str
+
+
+@attrs.frozen
+class EndHost:
+    """Nothing is left to do: ``verdict`` says what became of the host."""
+
+
+HostCommand: TypeAlias = RunStep | InterruptStep | EndHost
+Decision: TypeAlias = "tuple[Procedure, tuple[HostCommand, ...]]"
+
+
+def decide(state: Procedure, event: HostEvent) -> Decision:
+    """What follows from an event. One that the state does not wait for changes nothing."""
+    if state.way == "ended":
+        return state, ()
+    return _DECIDE[type(event)](state, event)
+
+
+def _begin(state: Procedure, event: Started) -> Decision:
+    return (state, ()) if state.running is not None else _next(state)
+
+
+def _cancel_requested(state: Procedure, event: CancelRequested) -> Decision:
+    if state.touched or state.cancelled is not None or state.way != "forward":
+        return state, ()  # an update that has begun runs to its end; so do closers
+    state = attrs.evolve(state, cancelled=event.reason or "cancelled")
+    if state.running is None:
+        return _next(state)
+    if _step(state, state.running).shielded:
+        return state, ()
+    return state, (InterruptStep(state.running, event.reason),)
+
+
+def _step_ended(state: Procedure, event: StepEnded) -> Decision:
+    if event.step != state.running:
+        return state, ()
+    step = _step(state, event.step)
+    problem = _verdict_problem(state, step, event)
+    if problem is not None:
+        return _step_broke(state, StepBroke(step=step.name, message=problem))
+    state = attrs.evolve(
+        state,
+        running=None,
+        completed=(*state.completed, step.name),
+        open=_still_open(state, step),
+        already=(*state.already, *event.already),
+        # After a first attempt "nothing changed" proves nothing: the lost one may have done it.
+        changed=state.changed
+        or (step.kind == "update" and (event.changed or event.attempt > 1)),
+        not_needed=state.not_needed or (step.kind == "gate" and not event.needed),
+        healthy=True if step.kind == "health" else state.healthy,
+        reboot_required=(
+            step.kind != "reboot"
+            and (state.reboot_required if event.reboot_required is None else event.reboot_required)
+        ),
+        boot_id=event.boot_id or state.boot_id,
+    )
+    return _next(state)
+
+
+def _step_broke(state: Procedure, event: StepBroke) -> Decision:
+    if event.step != state.running:
+        return state, ()
+    step = _step(state, event.step)
+    state = attrs.evolve(state, running=None)
+    if step.kind == "health":
+        state = attrs.evolve(state, healthy=False)
+    if step.kind == "closes":
+        why = f"{step.name} failed: {event.message}"
+        in_vain = {taken: why for taken in state.open if _closer_of(state, taken) == step.name}
+        state = attrs.evolve(state, closed_in_vain={**state.closed_in_vain, **in_vain})
+    if event.cancelled and state.cancelled is not None and not state.touched:
+        return _next(state)
+    if state.failure is None and state.way == "forward":
+        state = attrs.evolve(
+            state,
+            failure=Failure(
+                step=step.name, message=event.message, unreachable=event.unreachable
+            ),
+        )
+    return _next(state)
+
+
+def _refused(state: Procedure, event: Refused) -> Decision:
+    return _next(attrs.evolve(state, failure=Failure(step=event.step, message=event.message)))
+
+
+_DECIDE: Mapping[type, Callable[[Procedure, Any], Decision]] = {
+    Started: _begin,
+    Refused: _refused,
+    StepEnded: _step_ended,
+    StepBroke: _step_broke,
+    CancelRequested: _cancel_requested,
+}
+
+
+# Which step is next
+
+
+def _next(state: Procedure) -> Decision:
+    if state.way == "forward":
+        if state.failure is not None:
+            state = attrs.evolve(state, way="recover" if state.touched else "close")
+        elif not state.touched and (state.cancelled is not None or state.not_needed):
+            state = attrs.evolve(state, way="close")
+    step = _WAYS[state.way](state)
+    if step is None:
+        return attrs.evolve(state, way="ended"), (EndHost(),)
+    forward = state.way == "forward"
+    state = attrs.evolve(
+        state,
+        running=step.name,
+        position=state.steps.index(step) + 1 if forward else state.position,
+        # Open from the moment it is scheduled: an attempt that timed out may have acted.
+        open=(*state.open, step.name) if step.kind == "takes" else state.open,
+        touched=state.touched or step.kind == "update",
+    )
+    return state, (RunStep(step, bounded=not forward),)
+
+
+def _forward(state: Procedure) -> Step | None:
+    for step in state.steps[state.position :]:
+        if step.kind == "takes" and step.name in state.already:
+            continue
+        if step.kind == "closes" and not _has_to_close(state, step):
+            continue
+        if step.kind == "reboot" and not _has_to_reboot(state):
+            continue
+        return step
+    return None
+
+
+def _close(state: Procedure) -> Step | None:
+    return _open_closer(state, returning=True)
+
+
+def _recover(state: Procedure) -> Step | None:
+    closer = _open_closer(state, returning=False)
+    if closer is not None:
+        return closer
+    health = next((step for step in state.steps if step.kind == "health"), None)
+    if health is not None and state.healthy is None and not state.closed_in_vain:
+        return health
+    return _open_closer(state, returning=True) if state.healthy else None
+
+
+_WAYS: Mapping[str, Callable[[Procedure], Step | None]] = {
+    "forward": _forward,
+    "close": _close,
+    "recover": _recover,
+}
+
+
+def _open_closer(state: Procedure, *, returning: bool) -> Step | None:
+    for taken in reversed(state.open):
+        closer = _step(state, _closer_of(state, taken))
+        if taken not in state.closed_in_vain and (returning or not closer.returns_to_service):
+            return closer
+    return None
+
+
+def _still_open(state: Procedure, ended: Step) -> tuple[str, ...]:
+    return tuple(taken for taken in state.open if _closer_of(state, taken) != ended.name)
+
+
+def _has_to_close(state: Procedure, closer: Step) -> bool:
+    taken = [step.name for step in state.steps if step.closed_by == closer.name]
+    return not taken or any(name in state.open for name in taken)
+
+
+def _has_to_reboot(state: Procedure) -> bool:
+    return state.reboot == "always" or (state.reboot == "if_needed" and state.reboot_required)
+
+
+def _closer_of(state: Procedure, taken: str) -> str:
+    closer = _step(state, taken).closed_by
+    assert closer is not None, taken  # a step of kind "takes" always names its closer
+    return closer
+
+
+def _step(state: Procedure, name: str) -> Step:
+    return next(step for step in state.steps if step.name == name)
+
+
+def _verdict_problem(state: Procedure, step: Step, event: StepEnded) -> str | None:
+    if not event.ok:
+        return event.message or f"{step.name} answered ok=False"
+    if step.kind == "reboot":
+        before = event.previous_boot_id or state.boot_id
+        if not event.boot_id or not before:
+            return (
+                "the reboot is not proven: return StepResult(previous_boot_id=…, boot_id=…) "
+                "with the host's boot id before and after"
+            )
+        if event.boot_id == before:
+            return f"the reboot is not proven: the boot id is still {before!r}"
+    return None
+
+
+# What became of the host
+
+
+def verdict(state: Procedure) -> HostState:
+    """The host's final state."""
+    if state.failure is not None:
+        return HostState.UNREACHABLE if state.failure.unreachable else HostState.FAILED
+    if state.not_needed and not state.touched:
+        return HostState.UNCHANGED
+    if not state.touched:
+        return HostState.CANCELLED
+    if state.reboot_required:
+        return HostState.REBOOT_PENDING
+    return HostState.PATCHED if state.changed else HostState.UNCHANGED
+
+
+def why_left_out(state: Procedure) -> str | None:
+    """Why the host is out of service after we are done with it, or None if it is not."""
+    if not state.open:
+        return None
+    reasons: list[str] = []
+    for taken in state.open:
+        why = state.closed_in_vain.get(taken)
+        if why is None:
+            checked = any(step.kind == "health" for step in state.steps)
+            why = "held: not healthy" if checked else "held: no health check says that it may return"
+        reasons.append(f"{taken}: {why}")
+    return "; ".join(reasons)
+
+
+def reason(state: Procedure) -> str:
+    """One line for the report: what happened to this host."""
+    if state.failure is not None:
+        return f"{state.failure.step}: {state.failure.message}"
+    return state.cancelled if state.cancelled is not None and not state.touched else ""

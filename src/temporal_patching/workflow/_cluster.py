@@ -1,0 +1,621 @@
+"""One cluster: the loop that carries out what ``policy._cluster`` decides."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, final
+
+import attrs
+from temporalio import workflow
+from temporalio.common import RawValue, RetryPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import (
+    ChildWorkflowError,
+    FailureError,
+    WorkflowAlreadyStartedError,
+    is_cancelled_exception,
+)
+
+from ..exceptions import ClusterFailed, InvalidRequest
+from ..models import (
+    ClusterProgress,
+    ClusterReport,
+    CompletedSteps,
+    Host,
+    HostList,
+    HostQuery,
+    HostReport,
+    HostResult,
+    HostTask,
+    Notice,
+)
+from ..models._orders import BusyHost, ClusterOrders, ClusterRequest, ClusterUpdate, HostRequest
+from ..models._report import MAX_LISTED, listed
+from ..policy import HostState, Outcome
+from ..policy import _cluster as machine
+from ..policy._rollout_policy import cluster_plan
+from ..policy._rules import canonical
+from ..policy._states import FAILURES, SUCCESSES
+from ._failures import chain, failing, root_text, wait_undisturbed
+from ._notices import Notices
+from ._raw import read
+from ._template import TemplateWorkflow
+
+MAX_HOSTS = 8_000
+"""Hosts of one cluster: more would outgrow one history."""
+
+MAX_PAGES = 1_000
+LOST = "state unknown: its workflow ended without a report"
+
+
+def host_workflow_id(host: str) -> str:
+    """The id of a host's workflow. It is the host's lock: made of the host alone, whoever patches it."""
+    return f"patch-host/{canonical(host)}"
+
+
+@workflow.defn
+class ClusterPatchWorkflow(TemplateWorkflow[ClusterRequest, ClusterReport]):
+    """Takes a cluster through its hosts: pilots, waves, and never more at once than allowed.
+
+    It lists its hosts, freezes the list, tells the rollout, and starts nothing before the rollout's go. Each
+    host is a child workflow of its own; they are cancelled, not terminated, when this one ends.
+
+    It ends as COMPLETED with a ``ClusterReport`` if every host is patched or needed nothing, otherwise as
+    FAILED with type ``ClusterFailed`` and the report in its details; never as CANCELED.
+
+    Override:
+
+    * ``order_hosts(hosts)``: the order in which they are patched. A plain function; it must answer the
+      same hosts, and the same for the same input (it runs again when the workflow is replayed).
+    * ``before_cluster(request)``: called before the hosts are listed; may await. If it raises, the cluster's plan
+      is refused.
+    * ``after_cluster(report)``: called when every host has ended; may await. It cannot change the report; if
+      it raises, the report's reason says so.
+    * ``run``, decorated with ``@workflow.run``: call ``await self.patch_cluster(request)``.
+
+    Never override handlers (``progress``, ``completed_steps``, ``orders``).
+    """
+
+    _request_type = ClusterRequest
+    _result_type = ClusterReport
+
+    if TYPE_CHECKING:
+
+        async def run(self, request: ClusterRequest) -> ClusterReport:
+            """Patches the cluster."""
+            raise NotImplementedError
+
+    __run: _ClusterRun | None = None
+    __orders: ClusterOrders | None = None
+
+    # Hooks
+
+    def order_hosts(self, hosts: Sequence[Host]) -> Sequence[Host]:
+        """The order in which hosts are patched. Default: as listed."""
+        return hosts
+
+    async def before_cluster(self, request: ClusterRequest) -> None:
+        """Called before the hosts are listed. If it raises, the plan is refused. Default: nothing."""
+
+    async def after_cluster(self, report: ClusterReport) -> None:
+        """Called when every host has ended. It cannot change the report. Default: nothing."""
+
+    # The loop
+
+    @final
+    async def patch_cluster(self, request: ClusterRequest) -> ClusterReport:
+        """The whole cluster: what ``run`` does.
+
+        Args:
+            request: The rollout's request and the procedure that it resolved.
+
+        Returns:
+            The report, if every host is patched or needed nothing.
+
+        Raises:
+            ClusterFailed: Otherwise. The details have the ``ClusterReport``.
+        """
+        run = self.__run = _ClusterRun(request)
+        if self.__orders is not None:
+            run.obey(self.__orders)
+        try:
+            await failing(self.before_cluster(request))
+            await run.freeze(self.order_hosts)
+        except (FailureError, asyncio.CancelledError) as error:
+            run.refuse(error)
+        await run.go()
+        report = run.report()
+        try:
+            await failing(self.after_cluster(report))
+        except (FailureError, asyncio.CancelledError) as error:
+            said = f"after_cluster: {root_text(error)}"
+            report = attrs.evolve(
+                report, reason=f"{report.reason}; {said}" if report.reason else said
+            )
+        if report.outcome is not Outcome.PATCHED:
+            raise ClusterFailed(f"{report.outcome.value}: {report.reason}", report)
+        return report
+
+    # Handlers
+
+    @final
+    @workflow.signal(name="orders", description="From the rollout: all that it wants of this cluster.")
+    def orders(self, sent: object = None, *rest: object) -> None:
+        """What the rollout wants. Not for people: talk to the rollout."""
+        try:
+            orders = read(sent, ClusterOrders)
+        except InvalidRequest as error:
+            workflow.logger.warning("Orders that cannot be read were ignored: %s", error)
+            return
+        if self.__orders is not None and orders.sequence <= self.__orders.sequence:
+            return  # concurrent signals overtake each other
+        self.__orders = orders
+        if self.__run is not None:
+            self.__run.obey(orders)
+
+    @final
+    @workflow.query(name="progress", description="Where this cluster is.")
+    def progress(self) -> ClusterProgress:
+        """Where the cluster is: counts, wave, what it waits for, failures."""
+        if self.__run is not None:
+            return self.__run.progress()
+        request = self._accepted_request
+        return ClusterProgress(cluster=request.cluster if request is not None else "")
+
+    @final
+    @workflow.query(name="completed_steps", description="What is done, in order.")
+    def completed_steps(self) -> CompletedSteps:
+        """What is done, in order: the list, the pilots, each wave, each host that ended."""
+        return self.__run.completed() if self.__run is not None else CompletedSteps()
+
+    async def _execute(self, request: ClusterRequest) -> ClusterReport:
+        return await self.patch_cluster(request)
+
+
+class _ClusterRun:
+    """What one run of a cluster knows and does."""
+
+    def __init__(self, request: ClusterRequest) -> None:
+        self._request = request
+        self._cluster = request.cluster
+        self._policy = request.request.policy
+        self._hosts: tuple[Host, ...] = ()
+        self._named: tuple[str, ...] = ()
+        self._digest = ""
+        self._problem: str | None = None
+        self._frozen = False
+        self._state = machine.cluster_state(cluster_plan(self._policy, 0))
+        self._events: deque[machine.ClusterEvent] = deque()
+        self._reports: dict[int, HostReport] = {}
+        self._flying: dict[int, asyncio.Task[Any] | None] = {}
+        """What each host in flight waits for: its child, or the end of another rollout's."""
+        self._cancelling: str | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._broken: BaseException | None = None
+        self._completed: deque[str] = deque(maxlen=1_000)
+        self._completed_count = 0
+        self._sequence = 0
+        self._untold = False
+        self._notices = Notices(
+            notifies=request.procedure.notifies, kinds=self._policy.notices
+        )
+
+    # The plan
+
+    async def freeze(self, order: Any) -> None:
+        """Lists the hosts, checks them, and freezes the list."""
+        hosts = await self._list()
+        seen: dict[str, str] = {}
+        problems: list[str] = []
+        for host in hosts:
+            other = seen.setdefault(canonical(host.name), host.name)
+            if other is not host.name:
+                problems.append(f"host {host.name!r} is listed twice")
+        request = self._request.request
+        only = {canonical(name) for name in request.only_hosts}
+        left_out = {canonical(name) for name in request.exclude_hosts}
+        self._named = tuple(name for name in seen if name in only | left_out)
+        wanted = [
+            host
+            for host in hosts
+            if canonical(host.name) not in left_out
+            and (not only or canonical(host.name) in only)
+        ]
+        ordered = tuple(order(tuple(wanted)))
+        if sorted(map(id, ordered)) != sorted(map(id, wanted)):
+            problems.append("order_hosts() must return the hosts it was given, each once")
+        if problems:
+            raise InvalidRequest(problems[:20])
+        self._hosts, self._frozen = ordered, True
+        self._digest = digest(host.name for host in ordered)
+        self._state = attrs.evolve(
+            machine.cluster_state(cluster_plan(self._policy, len(ordered))),
+            slots=self._state.slots,
+        )
+        self._done(f"{len(ordered)} hosts listed")
+
+    async def _list(self) -> list[Host]:
+        hosts: list[Host] = []
+        pages: set[str | None] = set()
+        page: str | None = None
+        while page not in pages:
+            pages.add(page)
+            query = HostQuery(
+                cluster=self._cluster,
+                page=page,
+                rollout=self._request.rollout,
+                params=self._request.request.params,
+                secrets=self._request.request.secrets,
+            )
+            answer = await workflow.execute_activity(
+                "list_hosts",
+                query,
+                result_type=RawValue,
+                start_to_close_timeout=timedelta(minutes=10),
+                heartbeat_timeout=timedelta(seconds=30),
+                retry_policy=RetryPolicy(
+                    maximum_interval=timedelta(minutes=1), maximum_attempts=5
+                ),
+            )
+            found = read(answer, HostList)
+            hosts.extend(found.hosts)
+            if len(hosts) > MAX_HOSTS:
+                raise InvalidRequest([f"has more than {MAX_HOSTS} hosts: split it"])
+            page = found.next_page
+            if page is None:
+                return hosts
+            if len(pages) >= MAX_PAGES:
+                raise InvalidRequest([f"list_hosts answered more than {MAX_PAGES} pages"])
+        raise InvalidRequest([f"list_hosts came back to page {page!r}: its pages do not end"])
+
+    def refuse(self, error: BaseException) -> None:
+        """The list could not be made: nothing is touched."""
+        reason = workflow.cancellation_reason()
+        if reason is not None:
+            self._events.append(machine.StopRequested(reason=_aborted(reason), aborted=True))
+        elif isinstance(error, InvalidRequest):
+            self._problem = "; ".join(error.problems)
+        else:
+            self._problem = f"its hosts could not be listed: {root_text(error)}"
+
+    # The loop
+
+    async def go(self) -> None:
+        """Waits for what happens, decides, and carries it out, until the cluster has ended."""
+        self._untold = True
+        telling = asyncio.create_task(self._tell())
+        while not self._state.ended:
+            await self._wait()
+            while self._events and not self._state.ended:
+                before = self._state
+                self._state, commands = machine.decide(before, self._events.popleft())
+                self._note(before)
+                for command in commands:
+                    self._carry_out(command)
+        self._untold = False
+        await wait_undisturbed(telling.done)
+        await self._notices.drain()
+
+    async def _wait(self) -> None:
+        try:
+            await workflow.wait_condition(lambda: bool(self._events or self._broken))
+        except asyncio.CancelledError:
+            reason = workflow.cancellation_reason()
+            if reason is None:
+                raise  # the worker throws this instance out of its cache
+            self._events.append(machine.StopRequested(reason=_aborted(reason), aborted=True))
+        if self._broken is not None:
+            raise self._broken
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._broken = task.exception()
+
+    def _carry_out(self, command: machine.ClusterCommand) -> None:
+        if isinstance(command, machine.StartHost):
+            self._flying[command.host] = None
+            task = asyncio.create_task(self._patch(command.host))
+            self._tasks.add(task)
+            task.add_done_callback(self._landed)
+        elif isinstance(command, machine.CancelHosts):
+            self._cancelling = command.reason
+            for flying in self._flying.values():
+                if flying is not None:
+                    flying.cancel(command.reason[:300])
+
+    def obey(self, orders: ClusterOrders) -> None:
+        """Takes up what the rollout wants now."""
+        if orders.stop is not None:
+            cancel = self._policy.in_flight == "cancel"
+            self._events.append(machine.StopRequested(reason=orders.stop, cancel=cancel))
+        elif self._frozen:
+            self._events.append(machine.SlotsGranted(orders.slots))
+
+    # One host
+
+    async def _patch(self, index: int) -> None:
+        host = self._hosts[index]
+        result = await self._result_of(index, host)
+        self._flying.pop(index, None)
+        if result.state not in SUCCESSES or result.left_out is not None:
+            self._reports[index] = HostReport(
+                cluster=self._cluster,
+                host=host.name,
+                state=result.state,
+                reason=result.reason,
+                left_out=result.left_out,
+            )
+        if result.state is HostState.PATCHED:
+            self._notify("host_patched", f"{host.name} is patched", host.name)
+        elif result.state in FAILURES or result.left_out is not None:
+            out = f"; left out of service: {result.left_out}" if result.left_out else ""
+            self._notify(
+                "host_failed",
+                f"{host.name} is {result.state.value}: {result.reason}{out}",
+                host.name,
+            )
+        self._done(f"{host.name} {result.state.value}")
+        self._events.append(
+            machine.HostEnded(
+                host=index,
+                state=result.state,
+                left_out=result.left_out is not None,
+                why=f"{host.name}: {result.reason}" if result.reason else host.name,
+            )
+        )
+
+    async def _result_of(self, index: int, host: Host) -> HostResult:
+        self._notify("host_started", f"{host.name} starts", host.name)
+        started = workflow.now()
+        while True:
+            try:
+                return await self._child(index, host)
+            except WorkflowAlreadyStartedError:
+                if self._cancelling is not None:
+                    return self._without_child(host, HostState.CANCELLED, self._cancelling)
+                if self._policy.on_busy_host == "skip":
+                    return self._without_child(
+                        host, HostState.SKIPPED, "busy: another rollout works on it"
+                    )
+                left = self._policy.busy_host_timeout - (workflow.now() - started)
+                if self._policy.on_busy_host == "fail" or left <= timedelta(0):
+                    return self._without_child(
+                        host, HostState.FAILED, "busy: another rollout works on it"
+                    )
+                try:
+                    await self._await_release(index, host, left)
+                except (FailureError, asyncio.CancelledError) as error:
+                    if self._cancelling is not None:
+                        return self._without_child(host, HostState.CANCELLED, self._cancelling)
+                    if not isinstance(error, FailureError):
+                        raise
+                    return self._without_child(
+                        host,
+                        HostState.FAILED,
+                        f"busy: another rollout works on it ({root_text(error)})",
+                    )
+            except Exception as error:
+                return self._without_report(host, error)
+
+    async def _child(self, index: int, host: Host) -> HostResult:
+        request = self._request.request
+        task = HostTask(
+            rollout=self._request.rollout,
+            cluster=self._cluster,
+            host=host.name,
+            labels=host.labels,
+            update_command=request.update_command,
+            services=request.services,
+            pre_downtime_scripts=request.pre_downtime_scripts,
+            pre_update_scripts=request.pre_update_scripts,
+            post_update_scripts=request.post_update_scripts,
+            secrets=request.secrets,
+            params=request.params,
+        )
+        child = await workflow.start_child_workflow(
+            self._request.procedure.host_workflow,
+            HostRequest(
+                task=task, steps=self._request.procedure.steps, reboot=self._policy.reboot
+            ),
+            id=host_workflow_id(host.name),
+            result_type=RawValue,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
+            cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+            static_summary=f"{host.name} in {self._cluster}",
+        )
+        self._flying[index] = child
+        if self._cancelling is not None:  # the SDK swallows a cancel while a child is being started
+            child.cancel(self._cancelling[:300])
+        try:
+            return read(await child, HostResult)
+        except ChildWorkflowError as error:
+            if is_cancelled_exception(error):
+                return self._without_child(
+                    host, HostState.CANCELLED, self._cancelling or "cancelled by somebody else"
+                )
+            for link in chain(error):
+                details = getattr(link, "details", ())
+                if getattr(link, "type", None) == "HostFailed" and details:
+                    return read(details[0], HostResult)
+            raise
+
+    async def _await_release(self, index: int, host: Host, left: timedelta) -> None:
+        waiting = workflow.start_activity(
+            "wait_for_host",
+            BusyHost(workflow_id=host_workflow_id(host.name), timeout=left),
+            start_to_close_timeout=left + timedelta(minutes=1),
+            schedule_to_close_timeout=left + timedelta(minutes=2),
+            heartbeat_timeout=timedelta(seconds=30),
+            summary=f"wait for {host.name}, which another rollout works on",
+        )
+        self._flying[index] = waiting
+        await waiting
+
+    def _without_child(self, host: Host, state: HostState, reason: str) -> HostResult:
+        return HostResult(cluster=self._cluster, host=host.name, state=state, reason=reason)
+
+    def _without_report(self, host: Host, error: Exception) -> HostResult:
+        return HostResult(
+            cluster=self._cluster,
+            host=host.name,
+            state=HostState.FAILED,
+            reason=f"its workflow ended without a report: {root_text(error)}",
+            left_out=LOST,
+            touched=True,
+        )
+
+    # What others are told
+
+    def _note(self, before: machine.ClusterState) -> None:
+        """What is worth telling: not each success."""
+        now = self._state
+        if now.group.wave != before.group.wave:
+            ended = "pilots" if before.group.wave == 0 else f"wave {before.group.wave}"
+            self._done(f"{ended} done")
+        if now.stopped is not None and before.stopped is None:
+            self._done(f"stopped: {now.stopped}")
+        told = ("failed", "unreachable", "stopped", "held")
+        if now.group.wave != before.group.wave or any(
+            getattr(now, name) != getattr(before, name) for name in told
+        ):
+            self._untold = True
+
+    async def _tell(self) -> None:
+        """Tells the rollout, one message at a time, always the newest."""
+        parent = workflow.info().parent
+        while True:
+            await workflow.wait_condition(lambda: self._untold or self._state.ended)
+            if not self._untold or parent is None:
+                return
+            self._untold = False
+            self._sequence += 1
+            rollout = workflow.get_external_workflow_handle(parent.workflow_id)
+            try:
+                await rollout.signal("cluster_update", self._update())
+            except FailureError as error:
+                workflow.logger.warning("The rollout was not told: %s", error)
+            if self._state.ended:
+                return
+
+    def _update(self) -> ClusterUpdate:
+        first = self._sequence == 1
+        state = self._state
+        return ClusterUpdate(
+            sequence=self._sequence,
+            progress=self.progress(),
+            planned=self._frozen,
+            problem=self._problem,
+            host_names=tuple(host.name for host in self._hosts) if first else (),
+            named=self._named if first else (),
+            max_parallel=state.plan.max_parallel,
+            digest=self._digest,
+            acted=state.acted,
+            failed=state.failed,
+            unreachable=state.unreachable,
+        )
+
+    def _notify(self, kind: Any, text: str, host: str) -> None:
+        self._notices.send(
+            Notice(
+                kind=kind,
+                text=text,
+                rollout=self._request.rollout,
+                cluster=self._cluster,
+                host=host,
+                recipients=(self._request.request.requester,),
+            )
+        )
+
+    def _done(self, what: str) -> None:
+        self._completed.append(what)
+        self._completed_count += 1
+
+    def completed(self) -> CompletedSteps:
+        """What is done, in order."""
+        return CompletedSteps(
+            steps=tuple(self._completed), omitted=self._completed_count - len(self._completed)
+        )
+
+    def progress(self) -> ClusterProgress:
+        """Where the cluster is."""
+        state = self._state
+        failures = (each for each in self._reports.values() if each.state in FAILURES)
+        return ClusterProgress(
+            cluster=self._cluster,
+            phase=self._phase(),
+            hosts=len(self._hosts),
+            counts=machine.counts(state),
+            in_flight=tuple(self._hosts[index].name for index in list(self._flying)[:MAX_LISTED]),
+            waits_for=self._waits_for(),
+            failures=tuple(failures)[:MAX_LISTED],
+            stopped=state.stopped,
+            left_out_of_service=state.held,
+        )
+
+    def _phase(self) -> str:
+        state = self._state
+        if state.ended:
+            return "ended"
+        if state.stopped is not None:
+            return "stopping"
+        if not self._frozen:
+            return "listing"
+        if state.slots == 0:
+            return "waiting"
+        return "pilots" if state.group.wave == 0 else f"wave {state.group.wave}"
+
+    def _waits_for(self) -> str:
+        phase, flying = self._phase(), len(self._flying)
+        if phase == "waiting":
+            return "the rollout's go"
+        if phase == "listing":
+            return self._problem or "list_hosts"
+        return f"{flying} host{'' if flying == 1 else 's'} in flight" if flying else ""
+
+    def report(self) -> ClusterReport:
+        """How the cluster ended."""
+        state = self._state
+        hosts = [self._reports[index] for index in sorted(self._reports)]
+        for index, host in enumerate(self._hosts):
+            if machine.host_state(state, index) is HostState.NOT_STARTED:
+                hosts.append(
+                    HostReport(
+                        cluster=self._cluster,
+                        host=host.name,
+                        state=HostState.NOT_STARTED,
+                        reason=state.stopped or "",
+                    )
+                )
+        some, omitted = listed(hosts)
+        outcome = machine.outcome(state)
+        reason = state.stopped or ""
+        if not reason and outcome is Outcome.PARTIAL:
+            reason = "not every host is patched"
+        return ClusterReport(
+            cluster=self._cluster,
+            outcome=outcome,
+            reason=reason,
+            counts=machine.counts(state),
+            hosts=some,
+            hosts_omitted=omitted,
+            left_out_of_service=tuple(
+                each.host for each in self._reports.values() if each.left_out is not None
+            ),
+            waves=state.group.wave,
+            digest=self._digest,
+            notices_failed=self._notices.failed,
+        )
+
+
+def digest(names: Iterable[str]) -> str:
+    """The fingerprint of a frozen list: the order counts."""
+    return hashlib.sha256("\n".join(map(canonical, names)).encode()).hexdigest()
+
+
+def _aborted(reason: str) -> str:
+    return f"aborted: {reason}" if reason else "aborted"

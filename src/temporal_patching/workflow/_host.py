@@ -1,0 +1,257 @@
+"""One host: the loop that carries out what ``policy._host`` decides."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING, ClassVar, NoReturn, final
+
+import attrs
+from temporalio import workflow
+from temporalio.common import RawValue
+from temporalio.exceptions import FailureError, is_cancelled_exception
+
+from ..exceptions import HostFailed
+from ..models import CompletedSteps, HostProgress, HostResult, HostTask, StepResult
+from ..models._orders import HostRequest
+from ..policy import DEFAULT_STEPS, HostState, Step, Steps
+from ..policy import _host as machine
+from ..policy._steps import CLOSER_TIME_LIMIT
+from ._failures import chain, failing, root_text
+from ._raw import read
+from ._template import TemplateWorkflow
+
+BEFORE_HOST = "before_host"
+
+
+@workflow.defn
+class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
+    """Takes one host through its steps, and gives it back however that ends.
+
+    Steps are data. Subclass it where your procedure differs::
+
+        @workflow.defn
+        class PatchWebHost(HostPatchWorkflow):
+            steps = HostPatchWorkflow.steps.after("perform_update", Step("rebuild_initramfs"))
+
+    and name the subclass as ``host_workflow`` of your ``SystemPatchWorkflow``. Each step is the activity
+    of its name in your ``PatchActivities``; a default step that you do not implement is not scheduled.
+
+    What holds, whatever fails, is cancelled or dies: a step that took something away is closed again, in
+    reverse, shielded from cancels and each closer within a time limit. A host whose update has not begun is
+    given back as it was found. One whose update has begun goes to its end; if a step fails then,
+    its services are started, its health is checked, and only a healthy host returns to service. What is
+    held or could not be closed is named in the result with the reason.
+
+    It ends as COMPLETED with a ``HostResult``; as CANCELED if it was cancelled and restored; as FAILED with
+    type ``HostFailed`` and the ``HostResult`` in its details otherwise.
+
+    Override:
+
+    * ``steps``: the procedure, a class attribute. It is read once when the rollout starts, and recorded.
+    * ``before_host(request)``: called before the first step; may await activities and children. If it
+      raises, the host fails untouched.
+    * ``after_host(result)``: called when all is done and closed; may await. It cannot change the result; if it
+      raises, the result's reason says so.
+    * ``run``, decorated with ``@workflow.run``: call ``await self.patch_host(request)``.
+
+    Never override handlers (``progress``, ``completed_steps``).
+    """
+
+    _request_type = HostRequest
+    _result_type = HostResult
+
+    steps: ClassVar[Steps] = DEFAULT_STEPS
+    """The procedure."""
+
+    __procedure: machine.Procedure | None = None
+
+    if TYPE_CHECKING:  # each class gets a ``run`` of its own when it is defined
+
+        async def run(self, request: HostRequest) -> HostResult:
+            """Patches the host."""
+            raise NotImplementedError
+
+    # Hooks
+
+    async def before_host(self, request: HostRequest) -> None:
+        """Called before the first step. If it raises, the host fails untouched. Default: nothing."""
+
+    async def after_host(self, result: HostResult) -> None:
+        """Called when all is done and closed. It cannot change the result. Default: nothing."""
+
+    # The loop
+
+    @final
+    async def patch_host(self, request: HostRequest) -> HostResult:
+        """The whole procedure: what ``run`` does.
+
+        Args:
+            request: The host's task and its steps.
+
+        Returns:
+            The result, for a host that is patched, unchanged or needs a reboot.
+
+        Raises:
+            HostFailed: It failed, or it could not be given back. The details have the ``HostResult``.
+            asyncio.CancelledError: It was cancelled and is as it was found.
+        """
+        procedure = machine.Procedure(steps=request.steps, reboot=request.reboot)
+        self.__procedure = procedure
+        event = await self.__before_host(request)
+        running: asyncio.Task[machine.HostEvent] | None = None
+        while True:
+            self.__procedure, commands = machine.decide(self.__procedure, event)
+            for command in commands:
+                if isinstance(command, machine.RunStep):
+                    running = asyncio.create_task(_run_step(request, command))
+                elif isinstance(command, machine.InterruptStep) and running is not None:
+                    running.cancel(command.reason)
+            if running is None or self.__procedure.way == "ended":
+                return await self.__end(_result(request, self.__procedure))
+            event = await self.__next_event(running)
+
+    async def __before_host(self, request: HostRequest) -> machine.HostEvent:
+        """Runs the hook as if it were a first gate."""
+        if type(self).before_host is HostPatchWorkflow.before_host:
+            return machine.Started()
+        try:
+            await failing(self.before_host(request))
+        except (FailureError, asyncio.CancelledError) as error:
+            reason = workflow.cancellation_reason()
+            if reason is None:
+                return machine.Refused(step=BEFORE_HOST, message=root_text(error))
+        # Asked, not caught: the hook may have swallowed the cancel.
+        reason = workflow.cancellation_reason()
+        return machine.Started() if reason is None else machine.CancelRequested(reason)
+
+    async def __next_event(self, running: asyncio.Task[machine.HostEvent]) -> machine.HostEvent:
+        try:
+            await workflow.wait_condition(running.done)
+        except asyncio.CancelledError:
+            reason = workflow.cancellation_reason()
+            if reason is None:
+                raise  # nobody cancelled it: the worker throws this instance out of its cache
+            return machine.CancelRequested(reason)
+        return running.result()
+
+    async def __end(self, result: HostResult) -> HostResult:
+        if type(self).after_host is not HostPatchWorkflow.after_host:
+            try:
+                await failing(self.after_host(result))
+            except (FailureError, asyncio.CancelledError) as error:
+                said = f"after_host: {root_text(error)}"
+                reason = f"{result.reason}; {said}" if result.reason else said
+                result = attrs.evolve(result, reason=reason)
+        if result.state is HostState.CANCELLED and result.left_out is None:
+            raise asyncio.CancelledError(result.reason)
+        if result.left_out is not None or result.state in (HostState.FAILED, HostState.UNREACHABLE):
+            _fail(result)
+        return result
+
+    # Handlers
+
+    @final
+    @workflow.query(name="progress", description="Where this host is.")
+    def progress(self) -> HostProgress:
+        """Where the host is: the step that runs, what is done, what is open."""
+        request = self._accepted_request
+        procedure = self.__procedure
+        if request is None:
+            return HostProgress(host="", cluster="")
+        if procedure is None:
+            return HostProgress(host=request.task.host, cluster=request.task.cluster)
+        failure = procedure.failure
+        return HostProgress(
+            host=request.task.host,
+            cluster=request.task.cluster,
+            step=procedure.running,
+            completed=procedure.completed,
+            open=procedure.open,
+            cancelled=procedure.cancelled,
+            failure=None if failure is None else f"{failure.step}: {failure.message}",
+            state=machine.verdict(procedure) if procedure.way == "ended" else None,
+        )
+
+    @final
+    @workflow.query(name="completed_steps", description="The steps that are done, in order.")
+    def completed_steps(self) -> CompletedSteps:
+        """The steps that are done, in order."""
+        return CompletedSteps(steps=self.progress().completed)
+
+    async def _execute(self, request: HostRequest) -> HostResult:
+        return await self.patch_host(request)
+
+
+async def _run_step(request: HostRequest, command: machine.RunStep) -> machine.HostEvent:
+    step, task = command.step, request.task
+    key = f"{task.rollout}/{task.host}/{step.name}/1"
+    told = attrs.evolve(task, step=step.name, idempotency_key=key)
+    limit = step.schedule_to_close_timeout
+    if limit is None and command.bounded:
+        limit = max(CLOSER_TIME_LIMIT, step.start_to_close_timeout)
+    try:
+        result = read(await _schedule(step, told, limit), StepResult)
+    except FailureError as error:
+        return machine.StepBroke(
+            step=step.name,
+            message=root_text(error),
+            unreachable=any(getattr(e, "type", None) == "HostUnreachable" for e in chain(error)),
+            cancelled=is_cancelled_exception(error),
+        )
+    except asyncio.CancelledError:  # cancelled before it was scheduled
+        return machine.StepBroke(step=step.name, message="cancelled", cancelled=True)
+    return machine.StepEnded(
+        step=step.name,
+        ok=result.ok,
+        needed=result.needed,
+        changed=result.changed,
+        reboot_required=result.reboot_required,
+        boot_id=result.boot_id,
+        previous_boot_id=result.previous_boot_id,
+        already=result.already,
+        message=result.message,
+        attempt=result.attempt,
+    )
+
+
+def _result(request: HostRequest, procedure: machine.Procedure) -> HostResult:
+    return HostResult(
+        cluster=request.task.cluster,
+        host=request.task.host,
+        state=machine.verdict(procedure),
+        reason=machine.reason(procedure),
+        left_out=machine.why_left_out(procedure),
+        touched=procedure.touched,
+        completed=procedure.completed,
+        already=procedure.already,
+    )
+
+
+async def _schedule(step: Step, task: HostTask, limit: timedelta | None) -> RawValue:
+    if step.local:
+        return await workflow.execute_local_activity(
+            step.name,
+            task,
+            result_type=RawValue,
+            start_to_close_timeout=step.start_to_close_timeout,
+            schedule_to_close_timeout=limit,
+            retry_policy=step.retry_policy,
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+    return await workflow.execute_activity(
+        step.name,
+        task,
+        result_type=RawValue,
+        start_to_close_timeout=step.start_to_close_timeout,
+        schedule_to_close_timeout=limit,
+        heartbeat_timeout=step.heartbeat_timeout,
+        retry_policy=step.retry_policy,
+        # A step that is still acting while its closer runs would undo what the closer did.
+        cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    )
+
+
+def _fail(result: HostResult) -> NoReturn:
+    out = f"; left out of service: {result.left_out}" if result.left_out is not None else ""
+    raise HostFailed(f"{result.host} is {result.state.value}: {result.reason}{out}", result)
