@@ -40,7 +40,8 @@ _TRIM = """\
 set -e
 update-rc.d -f ssh remove >/dev/null
 usermod --shell /bin/sh root
-rm -rf /usr/share/doc /usr/share/man /usr/share/locale /usr/share/info
+rm -rf /usr/share/doc /usr/share/man /usr/share/locale /usr/share/info /usr/share/zoneinfo
+rm -rf /usr/share/bash-completion /usr/share/lintian /usr/lib/*/gconv
 rm -rf /var/cache/apt/* /var/lib/apt/lists/* /var/log/* /etc/ssh/ssh_host_* /etc/apt/sources.list
 """
 
@@ -391,9 +392,9 @@ def _remove(folder: Path) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     target.mkdir()
-    for item in source.iterdir():
-        links = ["--link"] if item.name == "usr" else []
-        subprocess.run(["cp", "-a", *links, str(item), str(target)], check=True)
+    rest = [str(item) for item in source.iterdir() if item.name != "usr"]
+    subprocess.run(["cp", "-a", "--link", str(source / "usr"), str(target)], check=True)
+    subprocess.run(["cp", "-a", *rest, str(target)], check=True)
 
 
 def _offer(root: Path, repository: str) -> None:

@@ -173,7 +173,9 @@ class Rollout(Generic[WorkflowT]):
     @classmethod
     def get(cls, client: Client, id: str, workflow: type[StartedT]) -> Rollout[StartedT]: ...
     @classmethod
-    def get(cls, client: Client, id: str, workflow: type[Any] = SystemPatchWorkflow) -> Rollout[Any]:
+    def get(
+        cls, client: Client, id: str, workflow: type[Any] = SystemPatchWorkflow
+    ) -> Rollout[Any]:
         """A handle on a rollout that was started elsewhere. Asks nothing yet.
 
         Args:
@@ -252,16 +254,19 @@ class Rollout(Generic[WorkflowT]):
         last: RolloutProgress | None = None
         while True:
             ended = await self._has_ended()
-            try:
-                progress = await self.progress()
-            except NotAnswered:
-                progress = last
+            progress = await self._progress_or(last)
             if progress is not None and progress != last:
                 last = progress
                 yield progress
             if ended:
                 return
             await asyncio.sleep(every.total_seconds())
+
+    async def _progress_or(self, last: RolloutProgress | None) -> RolloutProgress | None:
+        try:
+            return await self.progress()
+        except NotAnswered:
+            return last
 
     async def _has_ended(self) -> bool:
         description = await _answered(self.handle.describe(), self.id)

@@ -9,11 +9,11 @@
     │   ├── NotAnswered                     client: no worker answered in time
     │   └── Refused                         client: a vote or verb was refused, with the reason
     └── temporalio.exceptions.ApplicationError
-        ├── InvalidRequest (ValueError)     "InvalidRequest"     what was asked for is not valid; names every problem
+        ├── InvalidRequest (ValueError)     "InvalidRequest"     not valid; names every problem
         ├── ApprovalRejected                "ApprovalRejected"   an approver said no
         ├── ApprovalExpired                 "ApprovalExpired"    nobody decided in time
-        ├── HostUnreachable                 "HostUnreachable"    raised by activities: the host cannot be reached
-        ├── OutcomeUnknown                  "OutcomeUnknown"     raised by activities: it may or may not have been done
+        ├── HostUnreachable                 "HostUnreachable"    raised by activities: host not reached
+        ├── OutcomeUnknown                  "OutcomeUnknown"     raised by activities: done or not?
         ├── CheckpointMismatch              "CheckpointMismatch" heartbeat details have another shape
         └── PatchFailure                    what a workflow of ours fails with; carries its report
             ├── HostFailed                  "HostFailed"

@@ -6,9 +6,9 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
-from typing import Any, TypeVar, cast, final
+from typing import Any, TypeVar, final
 
+import attrs
 from temporalio import activity
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
@@ -30,7 +30,8 @@ from .workflow import ClusterPatchWorkflow, HostPatchWorkflow, SystemPatchWorkfl
 
 __all__ = ["PatchingPlugin"]
 
-AnswerT = TypeVar("AnswerT")
+Activity = Callable[..., Any]
+T = TypeVar("T")
 
 PASSED_THROUGH = ("temporal_patching", "attr", "attrs", "cattrs")
 """Else the sandbox imports them again for every workflow; cattrs does not survive that."""
@@ -83,13 +84,16 @@ class PatchingPlugin(SimplePlugin):
                 raise ValueError("No WorkflowRunner was given to the PatchingPlugin.")
             return runner
 
+        def add_activities(there: Sequence[Activity] | None) -> Sequence[Activity]:
+            return _united(there, made)
+
+        def add_workflows(there: Sequence[type] | None) -> Sequence[type]:
+            return _united(there, self._classes)
+
         super().__init__(
             "temporal-patching.PatchingPlugin",
-            activities=lambda there: [*(there or ()), *_new_activities(made, there or ())],
-            workflows=lambda there: [
-                *(there or ()),
-                *(each for each in self._classes if each not in (there or ())),
-            ],
+            activities=add_activities,
+            workflows=add_workflows,
             workflow_runner=pass_through,
             interceptors=[HeartbeatInterceptor()] if made else [],
         )
@@ -117,20 +121,16 @@ def _with_children(workflows: Iterable[type]) -> dict[type, None]:
     return {**found, ClusterPatchWorkflow: None, HostPatchWorkflow: None}
 
 
-def _new_activities(
-    made: Sequence[Callable[..., Any]], there: Iterable[Callable[..., Any]]
-) -> list[Callable[..., Any]]:
-    # The plugin may be on the client and on the worker: the same functions are not added twice.
-    known = set(map(id, there))
-    return [each for each in made if id(each) not in known]
+def _united(there: Sequence[T] | None, ours: Sequence[T]) -> list[T]:
+    # The plugin may be on the client and on the worker: nothing is added twice.
+    known = list(there or ())
+    return [*known, *(each for each in ours if each not in known)]
 
 
 # From a user's methods to activities
 
 
-def _activities(
-    activities: PatchActivities, classes: Sequence[type]
-) -> list[Callable[..., Any]]:
+def _activities(activities: PatchActivities, classes: Sequence[type]) -> list[Activity]:
     kind = type(activities)
     methods = implemented(kind)
     if "list_hosts" not in methods:
@@ -149,10 +149,7 @@ def _activities(
 
 def _step_names(classes: Iterable[type]) -> set[str]:
     return {
-        name
-        for each in classes
-        if issubclass(each, HostPatchWorkflow)
-        for name in each.steps.names
+        name for each in classes if issubclass(each, HostPatchWorkflow) for name in each.steps.names
     }
 
 
@@ -196,16 +193,12 @@ class _Tame:
 
 
 def _told(argument: Any) -> Any:
-    import attrs
-
     if isinstance(argument, HostTask):
         return attrs.evolve(argument, attempt=activity.info().attempt)
     return argument
 
 
 def _checked(answer: Any, name: str, gives: type) -> Any:
-    import attrs
-
     if not isinstance(answer, gives):
         if inspect.iscoroutine(answer):
             answer.close()
@@ -222,7 +215,7 @@ def _checked(answer: Any, name: str, gives: type) -> Any:
 # The library's own activities
 
 
-def _resolver(kind: type[PatchActivities], classes: Sequence[type]) -> Callable[..., Any]:
+def _resolver(kind: type[PatchActivities], classes: Sequence[type]) -> Activity:
     by_name = {_workflow_type(each): each for each in classes}
 
     @activity.defn(name="resolve_procedure")

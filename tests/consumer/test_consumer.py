@@ -186,9 +186,7 @@ async def test_rollout(
         assert {(host / package).read_text() for package in PACKAGES} == {"2\n"}
         assert (host / "initramfs").read_text() == "2\n"
         assert not (host / "maintenance").exists()
-    notices = (consumer / "notices").read_text()
-    assert "approval_requested: " in notices
-    assert "finished: " in notices
+    assert "finished: " in (consumer / "notices").read_text()
 
 
 async def test_failed_rollout(

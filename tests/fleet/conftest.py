@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from examples.debian_fleet.fleet import DebianFleet
-from temporal_patching.contrib.ssh import Ssh
 
 CLUSTERS = {"eu-1": 3, "us-1": 3}
 
@@ -20,16 +19,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(600))
 
 
-@pytest.fixture
-def fleet() -> Iterator[DebianFleet]:
-    """Six hosts in two clusters, fresh for each test, at version 1.0-1 of both packages."""
+def _fleet() -> Iterator[DebianFleet]:
     if reason := DebianFleet.why_not():
         pytest.skip(reason)
     with DebianFleet(CLUSTERS) as fleet:
         yield fleet
 
 
-@pytest.fixture
-def ssh(fleet: DebianFleet) -> Ssh:
-    """Log in to the fleet's hosts."""
-    return fleet.ssh()
+fleet = pytest.fixture(_fleet)
+"""Six hosts in two clusters, fresh for the test, at version 1.0-1 of both packages."""
+
+shared_fleet = pytest.fixture(_fleet, scope="module")
+"""The same for all tests of a module, which leave its hosts as they found them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,18 @@ from temporal_patching.contrib.ssh import CommandFailed, HostKeyRefused, Ssh
 from temporal_patching.exceptions import HostUnreachable, OutcomeUnknown
 
 LONG = timedelta(seconds=30)
+
+
+@pytest.fixture(scope="module")
+def fleet(shared_fleet: DebianFleet) -> DebianFleet:
+    """One fleet for all tests here: they use different hosts or leave no trace."""
+    return shared_fleet
+
+
+@pytest.fixture
+def ssh(fleet: DebianFleet) -> Ssh:
+    """Log in to the fleet's hosts."""
+    return fleet.ssh()
 
 
 async def test_each_name_reaches_its_host(fleet: DebianFleet, ssh: Ssh) -> None:
@@ -28,11 +41,12 @@ async def test_a_host_with_the_key_of_another_gets_no_command(fleet: DebianFleet
     host, other = fleet.cluster("eu-1")[:2]
     known = fleet.known_hosts.read_text().splitlines()
     impostor = f"{known[0].split(' ', 1)[0]} {known[1].split(' ', 1)[1]}\n"
-    fleet.known_hosts.write_text(impostor)
-    with pytest.raises(HostKeyRefused):
-        await ssh.run(host.name, ["touch", "/tmp/touched"], timeout=LONG)
-    with pytest.raises(HostKeyRefused):
-        await ssh.run(other.name, ["touch", "/tmp/touched"], timeout=LONG)
+    ssh = Ssh(
+        known_hosts=impostor.encode(), config=fleet.ssh_config, client_keys=[fleet.client_key]
+    )
+    for name in (host.name, other.name):
+        with pytest.raises(HostKeyRefused):
+            await ssh.run(name, ["touch", "/tmp/touched"], timeout=LONG)
     assert not (host.root / "tmp/touched").exists()
     assert not (other.root / "tmp/touched").exists()
 
@@ -101,12 +115,12 @@ async def test_a_host_that_goes_down_makes_a_running_command_unknown(
         await running
 
 
-async def test_a_host_without_sshd_is_unreachable(fleet: DebianFleet, ssh: Ssh) -> None:
+async def test_a_host_without_sshd_is_unreachable(fleet: DebianFleet, tmp_path: Path) -> None:
     """Where nobody listens nothing was done."""
-    host = fleet.hosts["eu-1-b"]
-    config = fleet.ssh_config.read_text()
-    fleet.ssh_config.write_text(
-        config.replace(f"HostName {host.address}\n", "HostName 127.0.1.99\n")
+    config = tmp_path / "ssh_config"
+    config.write_text(
+        f"Host gone\n  HostName 127.0.1.99\n  Port {fleet.hosts['eu-1-a'].ssh_port}\n"
     )
-    with pytest.raises(HostUnreachable, match="eu-1-b"):
-        await ssh.run(host.name, ["true"], timeout=LONG)
+    ssh = Ssh(known_hosts=fleet.known_hosts, config=config, client_keys=[fleet.client_key])
+    with pytest.raises(HostUnreachable, match="gone"):
+        await ssh.run("gone", ["true"], timeout=LONG)

@@ -34,7 +34,7 @@ from temporalio.exceptions import (
 )
 from temporalio.worker import Worker
 
-from temporal_patching.activity._checkpoint import Checkpoint, Interruption
+from temporal_patching.activity import Checkpoint, Interruption
 from temporal_patching.models import Host
 
 UNIT = 0.02

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal
 
 import attrs
 from typing_extensions import assert_type
 
-from temporal_patching.activity._checkpoint import Checkpoint, Interruption
+from temporal_patching.activity import Checkpoint, Interruption
 from temporal_patching.models import Host
 
 
@@ -59,14 +60,15 @@ def without_default() -> None:
 
 
 def refused() -> None:
-    Checkpoint(int, 0)  # type: ignore[call-overload]  # pyright: ignore
-    Checkpoint(int, default=0, on_mismatch="ignore")  # type: ignore[call-overload]  # pyright: ignore
-    Checkpoint(int, default=0, heartbeat_every=5)  # type: ignore[call-overload]  # pyright: ignore
+    Checkpoint(int, 0)  # type: ignore[call-overload]
+    Checkpoint(int, default=0, on_mismatch="ignore")  # type: ignore[call-overload]
+    Checkpoint(int, default=0, heartbeat_every=5)  # type: ignore[call-overload]
 
 
 def narrowed(checkpoint: Checkpoint[int]) -> str:
     if checkpoint.interruption == "cancelled":
         return "clean up"
-    if checkpoint.interruption == "canceled":  # type: ignore[comparison-overlap]  # pyright: ignore
-        return "never"
+    reason = checkpoint.interruption
+    if reason is not None:
+        assert_type(reason, Literal["paused", "reset", "worker_shutdown", "timed_out", "gone"])
     return "go on"

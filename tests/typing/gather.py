@@ -8,7 +8,7 @@ from typing import Any
 from temporalio import activity, workflow
 from typing_extensions import assert_type
 
-from temporal_patching.workflow._gather import gather
+from temporal_patching.workflow import gather
 
 
 async def number() -> int:

@@ -22,7 +22,7 @@ from temporalio.activity import ActivityCancellationDetails
 from temporalio.exceptions import CancelledError
 from temporalio.testing import ActivityEnvironment
 
-from temporal_patching.activity._checkpoint import Checkpoint
+from temporal_patching.activity import Checkpoint
 from temporal_patching.exceptions import CheckpointMismatch, InvalidRequest
 from temporal_patching.models import Host
 

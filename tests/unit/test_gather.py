@@ -4,6 +4,7 @@ Time is counted in turns of the event loop (``await ticks(n)``), so nothing here
 """
 
 import asyncio
+import doctest
 import gc
 import inspect
 import logging
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, RetryState
 
 from temporal_patching.exceptions import InvalidRequest
-from temporal_patching.workflow._gather import gather
+from temporal_patching.workflow import gather
 
 Gather = Callable[..., Awaitable[Any]]
 
@@ -660,6 +661,17 @@ async def test_a_failure_is_not_kept_alive_by_a_cycle() -> None:
         assert gone[0]() is None
     finally:
         gc.enable()
+
+
+async def test_the_example_in_the_docstring_runs() -> None:
+    """What the docstring shows is what happens."""
+    example = doctest.DocTestParser().get_doctest(
+        gather.__doc__ or "", {"asyncio": asyncio, "gather": gather}, "gather", None, 0
+    )
+    assert example.examples
+    # In a thread of its own, since the example starts an event loop.
+    results = await asyncio.to_thread(doctest.DocTestRunner().run, example)
+    assert results.failed == 0
 
 
 # Whatever happens.

@@ -20,7 +20,7 @@ from temporalio.testing import ActivityEnvironment
 
 asyncssh = pytest.importorskip("asyncssh")
 
-from temporal_patching.activity._checkpoint import Checkpoint  # noqa: E402
+from temporal_patching.activity import Checkpoint  # noqa: E402
 from temporal_patching.contrib.ssh import (  # noqa: E402
     CommandFailed,
     HostKeyRefused,

@@ -99,7 +99,7 @@ class PatchActivities:
         """Returns the host to service."""
         raise NotImplementedError
 
-    def notify(self, notice: Notice) -> None | Awaitable[None]:
+    def notify(self, notice: Notice) -> Awaitable[None] | None:
         """One door for every notification. It never holds up the rollout; five attempts in two minutes."""
         raise NotImplementedError
 

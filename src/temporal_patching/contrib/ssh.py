@@ -13,7 +13,8 @@ What it is careful about:
   or a time limit that passed, while the command ran is ``OutcomeUnknown``: the command may still be
   running, or may have done everything. The next attempt has to look at the host first.
 * In an activity it heartbeats while a command runs, so that a cancel arrives and a dead worker is
-  noticed.
+  noticed. The details of the last attempt are repeated. With the ``PatchingPlugin`` its heartbeats do,
+  with an open ``Checkpoint`` (give it ``heartbeat_every``) those.
 
 Example::
 
@@ -44,7 +45,8 @@ import attrs
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from ..activity._checkpoint import _OPENED as CHECKPOINT_MARK
+from ..activity._checkpoint import _OPENED as CHECKPOINT
+from ..activity._heartbeats import BEATS
 from ..exceptions import HostUnreachable, OutcomeUnknown
 
 try:
@@ -560,12 +562,12 @@ def _remaining(deadline: float) -> timedelta:
 
 
 def _heartbeat() -> float:
-    """Beat if we are in an activity. Answers after how many seconds to beat again."""
+    """Beat if we are in an activity. Answers after how many seconds to look again."""
     if not activity.in_activity():
         return 10.0
     info = activity.info()
-    # A beat replaces the details, and a Checkpoint's may be newer than those of the last attempt.
-    if not hasattr(info, CHECKPOINT_MARK):
+    # A beat replaces the details, and those of a Checkpoint or of the plugin are newer than ours.
+    if not hasattr(info, CHECKPOINT) and not hasattr(info, BEATS):
         activity.heartbeat(*info.heartbeat_details)
     limit = info.heartbeat_timeout
     return 10.0 if not limit else min(limit.total_seconds() / 3, 10.0)

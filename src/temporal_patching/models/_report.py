@@ -108,7 +108,9 @@ class ClusterReport(WireType):
     cluster: str
     outcome: Outcome
     reason: str = attrs.field(default="", converter=as_reason)
-    counts: Mapping[HostState, int] = attrs.field(factory=dict[HostState, int], converter=all_counts)
+    counts: Mapping[HostState, int] = attrs.field(
+        factory=dict[HostState, int], converter=all_counts
+    )
     hosts: tuple[HostReport, ...] = ()
     hosts_omitted: int = 0
     left_out_of_service: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
@@ -205,7 +207,9 @@ class ClusterSummary(WireType):
     cluster: str
     outcome: Outcome
     reason: str = attrs.field(default="", converter=as_reason)
-    counts: Mapping[HostState, int] = attrs.field(factory=dict[HostState, int], converter=all_counts)
+    counts: Mapping[HostState, int] = attrs.field(
+        factory=dict[HostState, int], converter=all_counts
+    )
     waves: int = 0
     digest: str = ""
 
@@ -235,7 +239,9 @@ class RolloutReport(WireType):
     rollout: str
     outcome: Outcome
     reason: str = attrs.field(default="", converter=as_reason)
-    counts: Mapping[HostState, int] = attrs.field(factory=dict[HostState, int], converter=all_counts)
+    counts: Mapping[HostState, int] = attrs.field(
+        factory=dict[HostState, int], converter=all_counts
+    )
     clusters: tuple[ClusterSummary, ...] = ()
     hosts: tuple[HostReport, ...] = ()
     hosts_omitted: int = 0
@@ -297,7 +303,8 @@ class ClusterProgress(WireType):
 
     Attributes:
         cluster: Its name.
-        phase: ``listing``, ``waiting`` (for the rollout's go), ``pilots``, ``wave 1``, …, ``stopping`` or ``ended``.
+        phase: ``listing``, ``waiting`` (for the rollout's go), ``pilots``, ``wave 1``, …, ``stopping`` or
+            ``ended``.
         hosts: Length of its frozen list.
         counts: Hosts by state; every state has a number. Those in flight are in none.
         in_flight: Names of the hosts in flight, at most 200.
@@ -312,7 +319,9 @@ class ClusterProgress(WireType):
     cluster: str
     phase: str = "listing"
     hosts: int = 0
-    counts: Mapping[HostState, int] = attrs.field(factory=dict[HostState, int], converter=all_counts)
+    counts: Mapping[HostState, int] = attrs.field(
+        factory=dict[HostState, int], converter=all_counts
+    )
     in_flight: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     waits_for: str = ""
     failures: tuple[HostReport, ...] = ()
@@ -347,7 +356,9 @@ class RolloutProgress(WireType):
     phase: str = "listing"
     waits_for: str = ""
     hosts: int = 0
-    counts: Mapping[HostState, int] = attrs.field(factory=dict[HostState, int], converter=all_counts)
+    counts: Mapping[HostState, int] = attrs.field(
+        factory=dict[HostState, int], converter=all_counts
+    )
     clusters: tuple[ClusterProgress, ...] = ()
     gates: tuple[GateReport, ...] = ()
     outcome: Outcome | None = None
@@ -368,7 +379,11 @@ class RolloutProgress(WireType):
 
 def said_counts(what: str, counts: Mapping[HostState, int], why: str) -> str:
     """``PARTIAL: 6 patched, 1 failed: reason``."""
-    some = [f"{number} {state.value.lower().replace('_', ' ')}" for state, number in counts.items() if number]
+    some = [
+        f"{number} {state.value.lower().replace('_', ' ')}"
+        for state, number in counts.items()
+        if number
+    ]
     return ": ".join(part for part in (what, ", ".join(some), why) if part)
 
 

@@ -91,11 +91,13 @@ def _explain(
     if isinstance(wanted, type) and attrs.has(wanted):
         yield from _explain_fields(converter, value, wanted, path, strict)
     elif origin is tuple and isinstance(value, list):
-        for index, entry in enumerate(cast("list[Any]", value)):
+        entries: list[Any] = value
+        for index, entry in enumerate(entries):
             at = f"[{index}]"
             yield from _explain(converter, entry, arguments[0], path + at, name + at, strict)
     elif origin in (Mapping, dict) and isinstance(value, dict):
-        for key, entry in cast("dict[str, Any]", value).items():
+        members: dict[str, Any] = value
+        for key, entry in members.items():
             yield from _explain(
                 converter, entry, arguments[1], f"{path}.{key}", f"{name}[{key!r}]", strict
             )
@@ -114,7 +116,7 @@ def _explain_fields(
     if not isinstance(value, dict):
         yield f"must be an object with the fields of {wanted.__name__} (got {value!r}) @ {path}"
         return
-    given = cast("dict[str, Any]", value)
+    given: dict[str, Any] = value
     fields = {field.name: field for field in attrs.fields(attrs.resolve_types(wanted))}
     extra = [name for name in given if name not in fields]
     if extra and strict:
@@ -167,8 +169,9 @@ def _said(wanted: Any) -> str:
     arguments = get_args(wanted)
     if arguments and all(isinstance(each, str) for each in arguments):
         return f"in {arguments!r}"
-    names = {tuple: "a list", Mapping: "an object", dict: "an object"}
-    return names.get(get_origin(wanted) or wanted, f"a {getattr(wanted, '__name__', wanted)}")
+    names: dict[Any, str] = {tuple: "a list", Mapping: "an object", dict: "an object"}
+    kind: Any = get_origin(wanted) or wanted
+    return names.get(kind, f"a {getattr(kind, '__name__', kind)}")
 
 
 # The JSON form of each leaf type. Nothing is coerced: "5" is no number and "no" is not True.
@@ -210,9 +213,7 @@ def _structure_tuple(converter: cattrs.Converter) -> Callable[[Any, Any], tuple[
         if not isinstance(value, (list, tuple)):
             raise _Wrong(f"must be a list (got {value!r})")
         inner = get_args(wanted)[0]
-        return tuple(
-            converter.structure(entry, inner) for entry in cast("list[Any]", value)
-        )
+        return tuple(converter.structure(entry, inner) for entry in cast("list[Any]", value))
 
     return structure
 
@@ -250,11 +251,11 @@ def _converter(*, strict: bool) -> cattrs.Converter:
         made.register_unstructure_hook(enum, lambda value: value.value)
     made.register_structure_hook_func(lambda wanted: wanted == Amount, _structure_amount)
     made.register_structure_hook_func(
-        lambda wanted: wanted == Union[int, str, None],
+        lambda wanted: wanted == (Amount | None),
         lambda value, _: None if value is None else _structure_amount(value, _),
     )
     made.register_unstructure_hook_func(
-        lambda wanted: wanted in (Amount, Union[int, str, None]), lambda value: value
+        lambda wanted: wanted in (Amount, Amount | None), lambda value: value
     )
     made.register_structure_hook(timedelta, _structure_duration)
     made.register_unstructure_hook(timedelta, format_duration)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from typing import Union
+from typing import cast
 
-from ._rules import Rule, _frozen
+from ._rules import Rule, frozen
 
-Amount = Union[int, str]
+Amount = int | str
 """How many hosts: a number (``5``) or a percentage of the frozen list (``"5%"``, ``"0.5%"``)."""
 
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)%")
@@ -57,4 +57,4 @@ def amount(least: int = 0) -> Rule:
 
 def as_amounts(entries: Iterable[Amount]) -> tuple[Amount, ...]:
     """Freezes a list of amounts."""
-    return _frozen(entries)  # type: ignore[no-any-return]
+    return cast("tuple[Amount, ...]", frozen(entries))

@@ -10,7 +10,7 @@ A cluster goes through its list in groups with a barrier between them: the pilot
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, Union
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -71,7 +71,9 @@ class ClusterState:
 
 def cluster_state(plan: ClusterPlan) -> ClusterState:
     """A cluster whose list is frozen and of which nothing has started."""
-    group = Group(wave=0, limit=plan.pilots) if plan.pilots else Group(wave=1, limit=plan.wave_size(1))
+    group = (
+        Group(wave=0, limit=plan.pilots) if plan.pilots else Group(wave=1, limit=plan.wave_size(1))
+    )
     return ClusterState(plan=plan, codes=CODES[HostState.NOT_STARTED] * plan.hosts, group=group)
 
 
@@ -104,7 +106,7 @@ class StopRequested:
     aborted: bool = False
 
 
-ClusterEvent: TypeAlias = Union[SlotsGranted, HostEnded, StopRequested]
+ClusterEvent: TypeAlias = SlotsGranted | HostEnded | StopRequested
 
 
 # Commands
@@ -129,7 +131,7 @@ class EndCluster:
     """Nothing is in flight and nothing may start."""
 
 
-ClusterCommand: TypeAlias = Union[StartHost, CancelHosts, EndCluster]
+ClusterCommand: TypeAlias = StartHost | CancelHosts | EndCluster
 Decision: TypeAlias = "tuple[ClusterState, tuple[ClusterCommand, ...]]"
 
 

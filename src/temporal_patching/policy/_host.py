@@ -117,7 +117,7 @@ HostEvent: TypeAlias = Started | StepEnded | StepBroke | CancelRequested | Refus
 
 @attrs.frozen
 class RunStep:
-    """Schedule this step. ``bounded``: it gives something back after a failure or cancel, so it has a time limit."""
+    """Schedule this step. ``bounded``: it gives something back, so it has a time limit."""
 
     step: Step
     bounded: bool = False
@@ -176,8 +176,7 @@ def _step_ended(state: Procedure, event: StepEnded) -> Decision:
         open=_still_open(state, step),
         already=(*state.already, *event.already),
         # After a first attempt "nothing changed" proves nothing: the lost one may have done it.
-        changed=state.changed
-        or (step.kind == "update" and (event.changed or event.attempt > 1)),
+        changed=state.changed or (step.kind == "update" and (event.changed or event.attempt > 1)),
         not_needed=state.not_needed or (step.kind == "gate" and not event.needed),
         healthy=True if step.kind == "health" else state.healthy,
         reboot_required=(
@@ -205,9 +204,7 @@ def _step_broke(state: Procedure, event: StepBroke) -> Decision:
     if state.failure is None and state.way == "forward":
         state = attrs.evolve(
             state,
-            failure=Failure(
-                step=step.name, message=event.message, unreachable=event.unreachable
-            ),
+            failure=Failure(step=step.name, message=event.message, unreachable=event.unreachable),
         )
     return _next(state)
 
@@ -353,7 +350,9 @@ def why_left_out(state: Procedure) -> str | None:
         why = state.closed_in_vain.get(taken)
         if why is None:
             checked = any(step.kind == "health" for step in state.steps)
-            why = "held: not healthy" if checked else "held: no health check says that it may return"
+            why = (
+                "held: not healthy" if checked else "held: no health check says that it may return"
+            )
         reasons.append(f"{taken}: {why}")
     return "; ".join(reasons)
 

@@ -7,7 +7,7 @@ a grant of slots; the rollout checks the whole plan, passes the start gate and t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias, Union
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
@@ -138,15 +138,15 @@ class AbortRequested:
     reason: str
 
 
-RolloutEvent: TypeAlias = Union[
-    ClusterPlanned,
-    ClusterNotPlanned,
-    GatePassed,
-    GateShut,
-    ClusterProgressed,
-    ClusterEnded,
-    AbortRequested,
-]
+RolloutEvent: TypeAlias = (
+    ClusterPlanned
+    | ClusterNotPlanned
+    | GatePassed
+    | GateShut
+    | ClusterProgressed
+    | ClusterEnded
+    | AbortRequested
+)
 
 
 # Commands
@@ -186,7 +186,7 @@ class EndRollout:
     """Every cluster has ended."""
 
 
-RolloutCommand: TypeAlias = Union[OpenGate, GrantSlots, StopCluster, CancelCluster, EndRollout]
+RolloutCommand: TypeAlias = OpenGate | GrantSlots | StopCluster | CancelCluster | EndRollout
 Decision: TypeAlias = "tuple[RolloutState, tuple[RolloutCommand, ...]]"
 
 
@@ -361,9 +361,7 @@ def _stop_all(state: RolloutState, reason: str) -> Decision:
             state = _with(state, view.name, told_to_stop=True)
             commands.append(StopCluster(view.name, reason))
     outcome = state.outcome or Outcome.STOPPED
-    state = attrs.evolve(
-        state, phase="stopping", outcome=outcome, reason=state.reason or reason
-    )
+    state = attrs.evolve(state, phase="stopping", outcome=outcome, reason=state.reason or reason)
     return state, tuple(commands)
 
 

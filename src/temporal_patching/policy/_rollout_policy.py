@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, cast
 
 import attrs
 
 from ._amount import Amount, amount, as_amounts, percentage, rounded_down, rounded_up
 from ._rules import (
     Checked,
-    _frozen,
     at_least,
     each,
     flag,
+    frozen,
     instance_of,
     must,
     one_of,
@@ -63,12 +63,12 @@ MAX_PARALLEL = 500
 
 def as_notices(entries: Iterable[NoticeKind]) -> tuple[NoticeKind, ...]:
     """Freezes a list of notice kinds."""
-    return _frozen(entries)  # type: ignore[no-any-return]
+    return cast("tuple[NoticeKind, ...]", frozen(entries))
 
 
 @attrs.frozen(kw_only=True)
 class FailureBudget(Checked):
-    """How many hosts may fail before the rollout stops. (Not SRE's error budget.)
+    """How many hosts may fail before the rollout stops. Not SRE's error budget.
 
     It stops when failures *exceed* the allowed number: 5 % of 50 hosts are 2, so the third failure
     stops; 5 % of 1,000 are 50, so the 51st does. Failed, unreachable and timed-out hosts count;

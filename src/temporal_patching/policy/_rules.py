@@ -213,9 +213,11 @@ def canonical(name: str) -> str:
 
 def as_tuple(entries: Iterable[str]) -> tuple[str, ...]:
     """Freezes a list of texts; leaves what is no list to the rules, which name it."""
-    return _frozen(entries)
+    return cast("tuple[str, ...]", frozen(entries))
 
 
-def _frozen(entries: Any) -> Any:
+def frozen(entries: Any) -> Any:
+    """A list as a tuple; anything else as it is, for the rules to name."""
     # A text is iterable, too: ("e", "u", "-", "1") is never what its author meant.
-    return tuple(entries) if isinstance(entries, (list, tuple, set, frozenset)) else entries
+    known: Any = entries
+    return tuple(known) if isinstance(entries, (list, tuple, set, frozenset)) else known

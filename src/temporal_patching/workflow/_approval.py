@@ -17,7 +17,7 @@ from ..models import ApprovalReport, GateReport, RefusedVote, Vote, VoteReport
 from ..models._wire import from_json
 from ..policy import _approval as rules
 from ..policy._approval import ApprovalPolicy, Ballot, CastVote
-from ..policy._rules import did_you_mean
+from ..policy._rules import canonical, did_you_mean
 
 ApprovalEvent = Literal["requested", "reminder", "expired"]
 
@@ -80,6 +80,8 @@ class ApprovalMixin:
                     ApprovalPolicy(approvers=["alice@example.com"], timeout=timedelta(hours=4)),
                 )
     """
+
+    __gates: _Gates
 
     def __new__(cls, *_: object) -> Self:
         # Not __init__: a handler may run before anything that a subclass could forget to call.
@@ -232,7 +234,9 @@ class ApprovalMixin:
         known = {**self.approval_policies(), **self.__gates.ballots}
         if known:
             names = ", ".join(sorted(known))
-            return f"there is no gate {vote.gate!r}{did_you_mean(vote.gate, known)} (gates: {names})"
+            return (
+                f"there is no gate {vote.gate!r}{did_you_mean(vote.gate, known)} (gates: {names})"
+            )
         if sum(len(votes) for votes in self.__gates.held.values()) >= MAX_HELD:
             return f"no gate is open yet, and {MAX_HELD} votes are waiting for one"
         return None
@@ -244,7 +248,7 @@ class ApprovalMixin:
 
     def __count(self, vote: Vote, *, approve: bool) -> GateReport:
         cast = CastVote(by=vote.by, approve=approve, reason=vote.reason, at=workflow.now())
-        key = (vote.gate, rules.canonical(vote.by), approve)
+        key = (vote.gate, canonical(vote.by), approve)
         first = self.__gates.answers.get(key)
         if first is not None:
             return first
@@ -261,15 +265,18 @@ class ApprovalMixin:
     def __count_signal(self, sent: object, rest: tuple[object, ...], *, approve: bool) -> None:
         if rest or sent is None:
             count = len(rest) + (sent is not None)
-            return self.__record_refused(f"a vote takes one argument (got {count})")
+            self.__record_refused(f"a vote takes one argument (got {count})")
+            return
         try:
             vote = sent if isinstance(sent, Vote) else from_json(sent, Vote)
         except InvalidRequest as error:
-            return self.__record_refused("; ".join(error.problems))
+            self.__record_refused("; ".join(error.problems))
+            return
         why = self.__why_refused(vote, CastVote(by=vote.by, approve=approve))
         if why is not None:
-            return self.__record_refused(why, vote.by, vote.gate)
-        self.__count(vote, approve=approve)
+            self.__record_refused(why, vote.by, vote.gate)
+        else:
+            self.__count(vote, approve=approve)
 
     def __record_refused(self, why: str, by: str = "", gate: str = "") -> None:
         ballot = self.__gates.ballots.get(gate)

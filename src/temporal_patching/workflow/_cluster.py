@@ -142,7 +142,9 @@ class ClusterPatchWorkflow(TemplateWorkflow[ClusterRequest, ClusterReport]):
     # Handlers
 
     @final
-    @workflow.signal(name="orders", description="From the rollout: all that it wants of this cluster.")
+    @workflow.signal(
+        name="orders", description="From the rollout: all that it wants of this cluster."
+    )
     def orders(self, sent: object = None, *rest: object) -> None:
         """What the rollout wants. Not for people: talk to the rollout."""
         try:
@@ -199,9 +201,7 @@ class _ClusterRun:
         self._completed_count = 0
         self._sequence = 0
         self._untold = False
-        self._notices = Notices(
-            notifies=request.procedure.notifies, kinds=self._policy.notices
-        )
+        self._notices = Notices(notifies=request.procedure.notifies, kinds=self._policy.notices)
 
     # The plan
 
@@ -221,8 +221,7 @@ class _ClusterRun:
         wanted = [
             host
             for host in hosts
-            if canonical(host.name) not in left_out
-            and (not only or canonical(host.name) in only)
+            if canonical(host.name) not in left_out and (not only or canonical(host.name) in only)
         ]
         ordered = tuple(order(tuple(wanted)))
         if sorted(map(id, ordered)) != sorted(map(id, wanted)):
@@ -256,9 +255,7 @@ class _ClusterRun:
                 result_type=RawValue,
                 start_to_close_timeout=timedelta(minutes=10),
                 heartbeat_timeout=timedelta(seconds=30),
-                retry_policy=RetryPolicy(
-                    maximum_interval=timedelta(minutes=1), maximum_attempts=5
-                ),
+                retry_policy=RetryPolicy(maximum_interval=timedelta(minutes=1), maximum_attempts=5),
             )
             found = read(answer, HostList)
             hosts.extend(found.hosts)
@@ -289,7 +286,7 @@ class _ClusterRun:
         telling = asyncio.create_task(self._tell())
         while not self._state.ended:
             await self._wait()
-            while self._events and not self._state.ended:
+            while self._events:
                 before = self._state
                 self._state, commands = machine.decide(before, self._events.popleft())
                 self._note(before)
@@ -375,31 +372,27 @@ class _ClusterRun:
             try:
                 return await self._child(index, host)
             except WorkflowAlreadyStartedError:
-                if self._cancelling is not None:
-                    return self._without_child(host, HostState.CANCELLED, self._cancelling)
-                if self._policy.on_busy_host == "skip":
-                    return self._without_child(
-                        host, HostState.SKIPPED, "busy: another rollout works on it"
-                    )
-                left = self._policy.busy_host_timeout - (workflow.now() - started)
-                if self._policy.on_busy_host == "fail" or left <= timedelta(0):
-                    return self._without_child(
-                        host, HostState.FAILED, "busy: another rollout works on it"
-                    )
-                try:
-                    await self._await_release(index, host, left)
-                except (FailureError, asyncio.CancelledError) as error:
-                    if self._cancelling is not None:
-                        return self._without_child(host, HostState.CANCELLED, self._cancelling)
-                    if not isinstance(error, FailureError):
-                        raise
-                    return self._without_child(
-                        host,
-                        HostState.FAILED,
-                        f"busy: another rollout works on it ({root_text(error)})",
-                    )
+                waited = workflow.now() - started
+                busy = await self._after_busy(index, host, self._policy.busy_host_timeout - waited)
+                if busy is not None:
+                    return busy
             except Exception as error:
                 return self._without_report(host, error)
+
+    async def _after_busy(self, index: int, host: Host, left: timedelta) -> HostResult | None:
+        """Another rollout works on the host: what becomes of it, or None to try again."""
+        said = "busy: another rollout works on it"
+        if self._cancelling is None and self._policy.on_busy_host == "skip":
+            return self._without_child(host, HostState.SKIPPED, said)
+        if self._cancelling is None and self._policy.on_busy_host == "wait" and left > timedelta(0):
+            try:
+                await self._await_release(index, host, left)
+                return None
+            except FailureError as error:
+                said = f"{said} ({root_text(error)})"
+        if self._cancelling is not None:
+            return self._without_child(host, HostState.CANCELLED, self._cancelling)
+        return self._without_child(host, HostState.FAILED, said)
 
     async def _child(self, index: int, host: Host) -> HostResult:
         request = self._request.request
@@ -418,9 +411,7 @@ class _ClusterRun:
         )
         child = await workflow.start_child_workflow(
             self._request.procedure.host_workflow,
-            HostRequest(
-                task=task, steps=self._request.procedure.steps, reboot=self._policy.reboot
-            ),
+            HostRequest(task=task, steps=self._request.procedure.steps, reboot=self._policy.reboot),
             id=host_workflow_id(host.name),
             result_type=RawValue,
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,

@@ -93,14 +93,22 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 def root_text(error: BaseException) -> str:
     """What really went wrong, in one line: not "Activity task failed"."""
-    links = [each for each in chain(error) if not isinstance(each, (ActivityError, ChildWorkflowError))]
+    links = [
+        each for each in chain(error) if not isinstance(each, (ActivityError, ChildWorkflowError))
+    ]
     link = links[0] if links else error
     if isinstance(link, TimeoutError):
         kind = link.type.name.lower() if link.type is not None else "unknown"
         last = f", last: {root_text(link.__cause__)}" if link.__cause__ is not None else ""
         return f"timed out ({kind}){last}"
     if isinstance(link, ApplicationError):
-        known = link.type in (None, "ApplicationError", "HostUnreachable", "OutcomeUnknown", "InvalidRequest")
+        known = link.type in (
+            None,
+            "ApplicationError",
+            "HostUnreachable",
+            "OutcomeUnknown",
+            "InvalidRequest",
+        )
         return link.message if known else f"{link.type}: {link.message}"
     if isinstance(link, CancelledError):
         return "cancelled"

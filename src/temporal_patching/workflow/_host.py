@@ -229,8 +229,11 @@ def _result(request: HostRequest, procedure: machine.Procedure) -> HostResult:
 
 
 async def _schedule(step: Step, task: HostTask, limit: timedelta | None) -> RawValue:
+    # WAIT_CANCELLATION_COMPLETED: a step that is still acting while its closer runs would undo what
+    # the closer did.
+    answer: RawValue
     if step.local:
-        return await workflow.execute_local_activity(
+        answer = await workflow.execute_local_activity(
             step.name,
             task,
             result_type=RawValue,
@@ -239,17 +242,18 @@ async def _schedule(step: Step, task: HostTask, limit: timedelta | None) -> RawV
             retry_policy=step.retry_policy,
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
-    return await workflow.execute_activity(
-        step.name,
-        task,
-        result_type=RawValue,
-        start_to_close_timeout=step.start_to_close_timeout,
-        schedule_to_close_timeout=limit,
-        heartbeat_timeout=step.heartbeat_timeout,
-        retry_policy=step.retry_policy,
-        # A step that is still acting while its closer runs would undo what the closer did.
-        cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-    )
+    else:
+        answer = await workflow.execute_activity(
+            step.name,
+            task,
+            result_type=RawValue,
+            start_to_close_timeout=step.start_to_close_timeout,
+            schedule_to_close_timeout=limit,
+            heartbeat_timeout=step.heartbeat_timeout,
+            retry_policy=step.retry_policy,
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+    return answer
 
 
 def _fail(result: HostResult) -> NoReturn:

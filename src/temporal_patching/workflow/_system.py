@@ -284,7 +284,7 @@ class _RolloutRun:
             self._start(self._patch(cluster))
         while self._state.phase != "ended":
             await self._wait()
-            while self._events and self._state.phase != "ended":
+            while self._events:
                 before = self._state
                 self._state, commands = machine.decide(before, self._events.popleft())
                 self._note(before)
@@ -395,7 +395,9 @@ class _RolloutRun:
                 static_summary=f"cluster {cluster} of {self._id}",
             )
             self._children[cluster] = child
-            if self._aborting is not None:  # the SDK swallows a cancel while a child is being started
+            if (
+                self._aborting is not None
+            ):  # the SDK swallows a cancel while a child is being started
                 child.cancel(self._aborting[:300])
             if cluster in self._orders:
                 self._send(cluster)
@@ -470,9 +472,7 @@ class _RolloutRun:
             return
         self._updates[cluster] = attrs.evolve(update, host_names=())
         if last is None and update.problem is not None:
-            self._events.append(
-                machine.ClusterNotPlanned(cluster=cluster, problem=update.problem)
-            )
+            self._events.append(machine.ClusterNotPlanned(cluster=cluster, problem=update.problem))
         elif last is None and update.planned:
             self._events.append(
                 machine.ClusterPlanned(
@@ -514,7 +514,9 @@ class _RolloutRun:
         if event == "expired":
             text = f"{what}: gate {gate.gate!r} has expired"
         else:
-            text = f"{what}: gate {gate.gate!r} waits for {gate.quorum} of {', '.join(gate.approvers)}"
+            text = (
+                f"{what}: gate {gate.gate!r} waits for {gate.quorum} of {', '.join(gate.approvers)}"
+            )
         self._notify(kinds[event], text, *gate.approvers)
 
     def _notify(self, kind: NoticeKind, text: str, *recipients: str) -> None:
@@ -583,7 +585,9 @@ class _RolloutRun:
         return Outcome.PATCHED if outcomes == {Outcome.PATCHED} else Outcome.PARTIAL
 
     def _digest(self) -> str:
-        planned = [self._updates[name].digest for name in self._request.clusters if name in self._updates]
+        planned = [
+            self._updates[name].digest for name in self._request.clusters if name in self._updates
+        ]
         complete = len(planned) == len(self._request.clusters) and all(planned)
         return digest(planned) if complete else ""
 

@@ -99,7 +99,7 @@ async def _run_request(self: TemplateWorkflow[Any, Any], *_: object) -> Any:
     return await self._execute(self._request)
 
 
-def _init_of(cls: type) -> Callable[..., None]:
+def _init_of(cls: type[Any]) -> Callable[..., None]:
     def init(self: Any, *arguments: object) -> None:
         super(cls, self).__init__(*arguments)
 
