@@ -122,6 +122,11 @@ class DebianHost:
         """
         (self.root / "etc/default/search-index").write_text(f"TENTHS={tenths}\n")
 
+    def slow_stop(self, seconds: int) -> None:
+        """Let the orders service take this long to stop."""
+        with (self.root / "etc/default/orders").open("a") as defaults:
+            defaults.write(f'if [ "$1" = stop ]; then sleep {seconds}; fi\n')
+
     def kill_dpkg(self) -> None:
         """Kill apt, dpkg and whatever they run, as an out-of-memory killer would."""
         me = str(self.root)

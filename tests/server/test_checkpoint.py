@@ -193,6 +193,7 @@ both = pytest.mark.parametrize("asynchronous", [True, False], ids=["async", "thr
 # What the next attempt gets
 
 
+@pytest.mark.smoke
 @both
 async def test_failure_carries_newest_value(
     client: Client, unique: str, asynchronous: bool

@@ -767,7 +767,10 @@ def test_failed_heartbeat_does_not_hide_the_error(caplog: pytest.LogCaptureFixtu
     assert "no such thing" in caplog.text
 
 
-def test_a_busy_worker_does_not_fail_the_work(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("asynchronous", [True, False], ids=["async", "thread"])
+async def test_a_busy_worker_does_not_fail_the_work(
+    asynchronous: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """A heartbeat that the worker does not accept in time is tried again, and fails nothing."""
     heard = Heard()
     tries: list[Any] = []
@@ -780,16 +783,24 @@ def test_a_busy_worker_does_not_fail_the_work(caplog: pytest.LogCaptureFixture) 
 
     heard.environment.on_heartbeat = beat
 
-    def work() -> None:
+    async def in_loop() -> None:
+        async with Checkpoint(int, default=0) as checkpoint:
+            checkpoint.save(1)
+            await until(lambda: bool(heard.beats))
+
+    def in_thread() -> None:
         with Checkpoint(int, default=0) as checkpoint:
             checkpoint.save(1)
             end = time.monotonic() + 5
-            while not tries:
+            while not heard.beats:
                 assert time.monotonic() < end
                 time.sleep(0.005)
 
     with caplog.at_level(logging.WARNING):
-        heard.run(work)
+        if asynchronous:
+            await heard.run(in_loop)
+        else:
+            await asyncio.to_thread(heard.run, in_thread)
     assert heard.last == 1
     assert "not accepted in time" in caplog.text
 

@@ -218,7 +218,7 @@ def undocumented(cls: type) -> Iterator[str]:
     fields = {field.name for field in attrs.fields(cls)} if attrs.has(cls) else set()
     for member, value in members(cls):
         if member in fields:
-            described = re.search(rf"^ *(\w+, )*{member}(, \w+)*[:,]", cls.__doc__ or "", re.M)
+            described = is_described(member, cls)
         elif callable(value) or isinstance(value, (property, classmethod, staticmethod)):
             described = inspect.getdoc(value) or inspect.getdoc(getattr(cls, member))
         else:
@@ -227,18 +227,30 @@ def undocumented(cls: type) -> Iterator[str]:
             yield f".{member}"
 
 
+def is_described(field: str, cls: type) -> bool:
+    """Whether a field has an entry (`field: …`, `one, field: …`) in a docstring, or one below it."""
+    entry = re.compile(rf"^ *(\w+, )*{field}(, \w+)*[:,]", re.MULTILINE)
+    return any(
+        entry.search(base.__doc__ or "") or text_below(definition(base).body, field)
+        for base in cls.__mro__
+        if base.__module__.split(".")[0] == PACKAGE
+    )
+
+
+def text_below(body: list[ast.stmt], name: str) -> bool:
+    """Whether what binds a name is followed by a string."""
+    return any(
+        name in bound(statement)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+        and isinstance(below.value.value, str)
+        for statement, below in pairwise(body)
+    )
+
+
 def has_text_below(public: str) -> bool:
     """Whether an assignment to this name, anywhere in the package, has a string right below it."""
-    for path in modules().values():
-        body = tree(str(path)).body
-        for statement, below in pairwise(body):
-            if public in bound(statement):
-                return (
-                    isinstance(below, ast.Expr)
-                    and isinstance(below.value, ast.Constant)
-                    and isinstance(below.value.value, str)
-                )
-    return False
+    return any(text_below(tree(str(path)).body, public) for path in modules().values())
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Sibling:
     def __init__(self, *, clean_up: int = 0, then: BaseException | None = None) -> None:
         self.started = asyncio.Event()
         self.cancels: list[str] = []
-        self.ended = False
+        self.ended = self.cleaned = False
         self._clean_up = clean_up
         self._then = then
 
@@ -80,6 +80,7 @@ class Sibling:
         except asyncio.CancelledError as error:
             self.cancels.append(str(error))
             await ticks(self._clean_up)
+            self.cleaned = True
             raise self._then or error  # noqa: B904
         finally:
             self.ended = True
@@ -487,7 +488,7 @@ async def test_a_second_cancel_neither_orphans_nor_tears_the_clean_up() -> None:
         await ticks(2)
     with pytest.raises(asyncio.CancelledError) as raised:
         await task
-    assert sibling.ended
+    assert sibling.cleaned
     assert sibling.cancels == ["cancel 0"]
     if sys.version_info >= (3, 11):  # 3.10 makes a new CancelledError for whoever awaits the task
         assert raised.value.args == ("cancel 0",)
@@ -502,7 +503,7 @@ async def test_a_cancel_while_a_failure_is_handled_does_not_mask_it() -> None:
     task.cancel()
     with pytest.raises(Boom):
         await task
-    assert sibling.ended
+    assert sibling.cleaned
     assert len(sibling.cancels) == 1
 
 
@@ -695,7 +696,11 @@ class Actor:
                 await ticks(self.turns)
             except asyncio.CancelledError:
                 self.cancels += 1
-                await ticks(self.turns % 3)
+                try:
+                    await ticks(self.turns % 3)
+                except asyncio.CancelledError:
+                    self.cancels += 1
+                    raise
                 if self.at_cancel == "fail":
                     self._raise()
                 if self.at_cancel == "heed":

@@ -497,8 +497,8 @@ class _ThreadDriver:
 
     def _run(self) -> None:
         while True:
-            with suppress(queue.Empty):
-                self._wakes.get(timeout=self._every)
+            with suppress(queue.Empty):  # something may still be unsent: the last try failed
+                self._wakes.get(timeout=0.0 if self._state.unsent else self._every)
             if self._stopped:
                 return
             self._state.send()
@@ -507,14 +507,15 @@ class _ThreadDriver:
                 return
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: object) -> object:
     """A deep copy; ten times as fast as ``copy.deepcopy`` for what JSON knows."""
-    kind: Any = type(value)
-    if kind is list:
-        return [each if type(each) in _LEAVES else _copied(each) for each in value]
-    if kind is dict:
+    if type(value) is list:
+        entries = cast("list[object]", value)
+        return [each if type(each) in _LEAVES else _copied(each) for each in entries]
+    if type(value) is dict:
+        fields = cast("dict[object, object]", value)
         return {
-            name: each if type(each) in _LEAVES else _copied(each) for name, each in value.items()
+            name: each if type(each) in _LEAVES else _copied(each) for name, each in fields.items()
         }
     return copy.deepcopy(value)
 

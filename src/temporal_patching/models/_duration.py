@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-_FORM = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)(?:\.(\d{1,6}))?s)?")
+_FORM = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)(?:\.([0-9]{1,6}))?s)?")
 
 
 def format_duration(duration: timedelta) -> str:
@@ -32,10 +32,13 @@ def parse_duration(written: str) -> timedelta:
     if not match or not written:
         raise ValueError(f'must be a duration like "90s", "15m" or "1h30m" (got {written!r})')
     days, hours, minutes, seconds, fraction = match.groups()
-    return timedelta(
-        days=int(days or 0),
-        hours=int(hours or 0),
-        minutes=int(minutes or 0),
-        seconds=int(seconds or 0),
-        microseconds=int((fraction or "").ljust(6, "0")),
-    )
+    try:
+        return timedelta(
+            days=int(days or 0),
+            hours=int(hours or 0),
+            minutes=int(minutes or 0),
+            seconds=int(seconds or 0),
+            microseconds=int((fraction or "").ljust(6, "0")),
+        )
+    except OverflowError:
+        raise ValueError(f"must be a shorter duration (got {written!r})") from None

@@ -22,6 +22,8 @@ from ._wire import WireType
 class ProcedureQuery(WireType):
     """Which procedure does this workflow class have? Asked once, so that the answer is recorded."""
 
+    _refuses_unknown = False
+
     workflow_type: str
     params: Mapping[str, object] = attrs.field(factory=dict[str, object])
 
@@ -102,6 +104,8 @@ class ClusterUpdate(WireType):
 @attrs.frozen(kw_only=True)
 class BusyHost(WireType):
     """A host that another rollout is working on, and how long to wait for it."""
+
+    _refuses_unknown = False
 
     workflow_id: str
     timeout: timedelta

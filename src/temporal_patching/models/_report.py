@@ -28,6 +28,11 @@ def as_reason(text: str) -> str:
     return text[: REASON_LIMIT // 2] + " … " + text[-REASON_LIMIT // 2 :]
 
 
+def as_reason_or_none(text: str | None) -> str | None:
+    """As ``as_reason``, where there may be none."""
+    return None if text is None else as_reason(text)
+
+
 def all_counts(counts: Mapping[HostState, int]) -> Mapping[HostState, int]:
     """Every state has a number, also those that did not occur."""
     return {state: counts.get(state, 0) for state in HostState}
@@ -52,7 +57,7 @@ class HostReport(WireType):
     host: str
     state: HostState
     reason: str = attrs.field(default="", converter=as_reason)
-    left_out: str | None = None
+    left_out: str | None = attrs.field(default=None, converter=as_reason_or_none)
 
 
 @final
@@ -78,7 +83,7 @@ class HostResult(WireType):
     host: str
     state: HostState
     reason: str = attrs.field(default="", converter=as_reason)
-    left_out: str | None = None
+    left_out: str | None = attrs.field(default=None, converter=as_reason_or_none)
     touched: bool = False
     completed: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     already: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
@@ -291,8 +296,8 @@ class HostProgress(WireType):
     step: str | None = None
     completed: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     open: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
-    cancelled: str | None = None
-    failure: str | None = None
+    cancelled: str | None = attrs.field(default=None, converter=as_reason_or_none)
+    failure: str | None = attrs.field(default=None, converter=as_reason_or_none)
     state: HostState | None = None
 
 

@@ -12,6 +12,7 @@ from ..policy._rollout_policy import RolloutPolicy
 from ..policy._rules import (
     as_tuple,
     at_least,
+    at_most,
     canonical,
     did_you_mean,
     distinct,
@@ -132,11 +133,11 @@ class Vote(WireType):
     Until votes are signed, ``by`` is a claim: whoever can write to the namespace can vote as anyone.
 
     Args:
-        by: Who votes. Case and spaces do not matter.
-        gate: Which gate. Default ``"start"``.
-        reason: Why, for the record.
+        by: Who votes, at most 320 characters. Case and spaces do not matter.
+        gate: Which gate, at most 200 characters. Default ``"start"``.
+        reason: Why, for the record; at most 2,000 characters.
     """
 
-    by: str = attrs.field(metadata=must(text))
-    gate: str = attrs.field(default="start", metadata=must(text))
-    reason: str = attrs.field(default="", metadata=must(string))
+    by: str = attrs.field(metadata=must(text, at_most(320)))
+    gate: str = attrs.field(default="start", metadata=must(text, at_most(200)))
+    reason: str = attrs.field(default="", metadata=must(string, at_most(2_000)))

@@ -19,6 +19,7 @@ from ..policy._rules import (
     optional,
     string,
     text,
+    values,
 )
 from ._wire import WireType, from_json
 
@@ -44,7 +45,7 @@ class Host(WireType):
     """
 
     name: str = attrs.field(metadata=must(node_name))
-    labels: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    labels: Mapping[str, str] = attrs.field(factory=dict[str, str], metadata=must(values(string)))
 
 
 def as_hosts(entries: Iterable[str | Host]) -> tuple[Host, ...]:
@@ -67,6 +68,8 @@ class HostQuery(WireType):
         secrets: The request's references to secrets.
     """
 
+    _refuses_unknown = False
+
     cluster: str
     page: str | None = None
     rollout: str = ""
@@ -83,6 +86,8 @@ class HostList(WireType):
         hosts: Names, or ``Host(name=…, labels=…)``.
         next_page: Any text that lets ``list_hosts`` go on; None (default) on the last page.
     """
+
+    _refuses_unknown = False
 
     hosts: tuple[Host, ...] = attrs.field(
         converter=as_hosts, metadata=must(each(instance_of(Host)))

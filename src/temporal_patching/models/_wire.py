@@ -15,6 +15,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from enum import Enum
+from itertools import islice
 from typing import Any, ClassVar, TypeVar, Union, cast, get_args, get_origin
 
 import attrs
@@ -24,11 +25,13 @@ from temporalio.converter import TransferTypeConverter, transfer_type_convertibl
 
 from ..exceptions import InvalidRequest
 from ..policy._amount import Amount
-from ..policy._rules import Checked, did_you_mean, problems
+from ..policy._rules import MAX_PROBLEMS, Checked, bounded, did_you_mean, problems
 from ..policy._states import HostState, Outcome
 from ._duration import format_duration, parse_duration
 
 T = TypeVar("T")
+
+_LIBRARY = __name__.partition(".")[0]
 
 
 class _Wrong(ValueError):
@@ -38,7 +41,7 @@ class _Wrong(ValueError):
 class _WireConverter(TransferTypeConverter["WireType", Any]):
     # No transfer_type: the payload's JSON arrives as it is, so that rubbish can be named, not only refused.
     def to_transfer_type(self, value: WireType) -> Any:
-        return _STRICT.unstructure(value)
+        return to_json(value)
 
     def from_transfer_type(self, value: Any, type_hint: type[WireType]) -> WireType:
         return from_json(value, type_hint)
@@ -57,8 +60,7 @@ transfer_type_convertible(_WireConverter)(WireType)
 
 def to_json(value: object) -> Any:
     """The plain JSON value of a wire type, attrs class, dataclass or JSON value."""
-    converter = _STRICT if isinstance(value, WireType) else _converter(strict=True)
-    return converter.unstructure(value)
+    return _converter_of(type(value)).unstructure(value)
 
 
 def from_json(value: Any, wanted: type[T]) -> T:
@@ -68,16 +70,20 @@ def from_json(value: Any, wanted: type[T]) -> T:
         InvalidRequest: It does not fit. Names every wrong field with its path.
     """
     strict = bool(getattr(wanted, "_refuses_unknown", True))
-    if isinstance(wanted, type) and issubclass(wanted, WireType):
-        converter = _STRICT if strict else _LENIENT
-    else:
-        converter = _converter(strict=True)
+    converter = _converter_of(wanted, strict=strict)
     try:
         return converter.structure(value, wanted)
     except Exception as error:
         found = list(_explain(converter, value, wanted, "$", "", strict))
         what = getattr(wanted, "__name__", str(wanted))
-        raise InvalidRequest(found or [f"{error} @ $"], what=what) from None
+        raise InvalidRequest(bounded(found or [f"{error} @ $"]), what=what) from None
+
+
+def _converter_of(kind: Any, *, strict: bool = True) -> cattrs.Converter:
+    # By where it is defined: a user may well derive a wire type of their own.
+    if isinstance(kind, type) and kind.__module__.startswith(f"{_LIBRARY}."):
+        return _STRICT if strict else _LENIENT
+    return _converter(strict=strict)
 
 
 # What is wrong, said for people. Only walked after the fast way has failed.
@@ -106,8 +112,11 @@ def _explain(
             converter.structure(value, wanted)
         except _Wrong as wrong:
             yield f"{name!r} {wrong} @ {path}" if name else f"{wrong} @ {path}"
+        except cattrs.BaseValidationError as error:
+            yield from cattrs.transform_error(error, path, _said_of)
         except Exception:
-            yield f"{name!r} must be {_said(wanted)} (got {value!r}) @ {path}"
+            said = f"must be {_said(wanted)} (got {value!r}) @ {path}"
+            yield f"{name!r} {said}" if name else said
 
 
 def _explain_fields(
@@ -130,12 +139,14 @@ def _explain_fields(
                 wrong = True
                 yield f"required field missing @ {at}"
             continue
-        found = list(_explain(converter, given[name], field.type, at, name, strict))
+        wrong_inside = _explain(converter, given[name], field.type, at, name, strict)
+        found = list(islice(wrong_inside, MAX_PROBLEMS + 1))
         if not found:
             try:
                 held = converter.structure(given[name], field.type)
                 held = field.converter(held) if callable(field.converter) else held
-                found = [f"{said} @ {at}" for said in problems(name, held, field.metadata)]
+                wrong_held = problems(name, held, field.metadata)
+                found = [f"{said} @ {at}" for said in islice(wrong_held, MAX_PROBLEMS + 1)]
             except Exception as error:
                 found = [f"{error} @ {at}"]
         wrong = wrong or bool(found)
@@ -146,6 +157,15 @@ def _explain_fields(
         except Exception as error:
             for said in error.problems if isinstance(error, InvalidRequest) else _leaves(error):
                 yield f"{said} @ {path}"
+
+
+def _said_of(error: BaseException, wanted: Any) -> str:
+    """What is wrong with a value inside of what is no class of ours, a dataclass say."""
+    if isinstance(error, KeyError):
+        return "required field missing"
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        return f"extra fields found ({', '.join(sorted(error.extra_fields))})"
+    return str(error) if isinstance(error, ValueError) else f"must be {_said(wanted)}"
 
 
 def _leaves(error: BaseException) -> Iterator[str]:
@@ -178,12 +198,20 @@ def _said(wanted: Any) -> str:
 
 
 def _exactly(kind: type, said: str, *also: type) -> Callable[[Any, Any], Any]:
-    def structure(value: Any, _: Any) -> Any:
+    def structure(value: Any, wanted: Any) -> Any:
         if not isinstance(value, (kind, *also)) or (kind is not bool and isinstance(value, bool)):
             raise _Wrong(f"must be {said} (got {value!r})")
-        return kind(value)
+        value = _plain(value) if kind is str else kind(value)
+        # The hook also gets what derives from its type, a (str, Enum) for one.
+        return value if wanted is kind else wanted(value)
 
     return structure
+
+
+def _plain(text: Any) -> Any:
+    # Half of a surrogate pair passes through JSON, but not into a failure's message: that would fail
+    # the workflow's task for ever.
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _structure_amount(value: Any, _: Any) -> Amount:
@@ -235,18 +263,11 @@ def _converter(*, strict: bool) -> cattrs.Converter:
         omit_if_default=True,
         unstruct_collection_overrides={tuple: list},
     )
-    leaves: Mapping[Any, Callable[[Any, Any], Any]] = {
-        str: _exactly(str, "a text"),
-        int: _exactly(int, "a whole number"),
-        float: _exactly(float, "a number", int),
-        bool: _exactly(bool, "true or false"),
-        object: lambda value, _: value,
-    }
-    # By identity: registered by type they would also catch subclasses, a (str, Enum) for one.
-    made.register_structure_hook_func(
-        lambda wanted: wanted in leaves if isinstance(wanted, type) else False,
-        lambda value, wanted: leaves[wanted](value, wanted),
-    )
+    made.register_structure_hook(str, _exactly(str, "a text"))
+    made.register_structure_hook(int, _exactly(int, "a whole number"))
+    made.register_structure_hook(float, _exactly(float, "a number", int))
+    made.register_structure_hook(bool, _exactly(bool, "true or false"))
+    made.register_structure_hook_func(lambda wanted: wanted is object, lambda value, _: value)
     for enum in (HostState, Outcome):  # else they are taken for texts, which they are, too
         made.register_unstructure_hook(enum, lambda value: value.value)
     made.register_structure_hook_func(lambda wanted: wanted == Amount, _structure_amount)

@@ -12,7 +12,7 @@ from ._rules import Rule, frozen
 Amount = int | str
 """How many hosts: a number (``5``) or a percentage of the frozen list (``"5%"``, ``"0.5%"``)."""
 
-_PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)%")
+_PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,4})?)%")
 
 
 def percentage(amount: Amount) -> Fraction | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -25,7 +25,11 @@ from ._rules import (
 OnTimeout = Literal["fail", "complete"]
 """What an approval that nobody decided in time does to its workflow."""
 
-ApprovalOutcome = Literal["approved", "rejected", "expired"]
+ApprovalOutcome = Literal["approved", "rejected", "expired", "cancelled"]
+"""How a gate was decided; ``cancelled``: nobody waits at it any more."""
+
+MAX_REMINDERS = 1_000
+"""Reminders of one gate: each is a few events in a history that has to stay short."""
 
 
 @attrs.frozen(kw_only=True)
@@ -42,7 +46,8 @@ class ApprovalPolicy(Checked):
             know how long your people need.
         on_timeout: ``"fail"`` (default) fails the workflow with ``ApprovalExpired``; ``"complete"`` lets
             ``approval()`` return an expired decision, so that the workflow can end well.
-        remind_every: Repeat the request that often while the gate is open. Default: never.
+        remind_every: Repeat the request that often while the gate is open, at most 1,000 times.
+            Default: never.
 
     Raises:
         InvalidRequest: A field is not valid; it names all that are not.
@@ -65,6 +70,11 @@ class ApprovalPolicy(Checked):
             yield (
                 f"'quorum' must be <= {len(self.approvers)}, the number of approvers "
                 f"(got {self.quorum})"
+            )
+        if self.remind_every is not None and self.timeout > MAX_REMINDERS * self.remind_every:
+            yield (
+                f"'remind_every' must be >= 1/{MAX_REMINDERS} of 'timeout', {self.timeout!r} "
+                f"(got {self.remind_every!r})"
             )
 
 
@@ -141,17 +151,19 @@ def cast(ballot: Ballot, vote: CastVote) -> Ballot:
     return _settled(attrs.evolve(ballot, votes=(*others, vote)))
 
 
-def opened(ballot: Ballot, at: datetime, early: Iterable[CastVote] = ()) -> Ballot:
-    """Opens the gate and counts the votes that came before it was open."""
-    ballot = _settled(attrs.evolve(ballot, opened_at=at))
-    for vote in early:
-        ballot = cast(ballot, vote)
-    return ballot
+def opened(ballot: Ballot, at: datetime) -> Ballot:
+    """Opens the gate. What was approved before counts now; a reject has counted when it was cast."""
+    return _settled(attrs.evolve(ballot, opened_at=at))
 
 
 def expired(ballot: Ballot) -> Ballot:
     """Time is up. A gate that was decided stays decided."""
     return ballot if ballot.outcome else attrs.evolve(ballot, outcome="expired")
+
+
+def cancelled(ballot: Ballot) -> Ballot:
+    """Nobody waits for the decision any more. A gate that was decided stays decided."""
+    return ballot if ballot.outcome else attrs.evolve(ballot, outcome="cancelled")
 
 
 def _settled(ballot: Ballot) -> Ballot:

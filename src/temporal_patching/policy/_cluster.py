@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from ._rollout_policy import ClusterPlan
+from ._rollout_policy import Allowed, ClusterPlan
 from ._states import ACTED_ON, SUCCESSES, HostState, Outcome
 
 CODES: Mapping[HostState, bytes] = {
@@ -205,13 +205,15 @@ def why_stop(state: ClusterState) -> str | None:
         return why
     group_ended = state.in_flight == 0 and not _room_in_group(state)
     failures = group.failed + group.unreachable
+    budget = plan.budget if group.wave else plan.pilot_budget
     if (
-        plan.budget.stop_on_failed_wave
+        budget.stop_on_failed_wave
         and group_ended
         and group.started >= 2
         and failures == group.acted > 0
     ):
-        return f"every host of wave {group.wave} that was acted on failed"
+        which = f"host of wave {group.wave}" if group.wave else "pilot"
+        return f"every {which} that was acted on failed"
     return None
 
 
@@ -275,8 +277,18 @@ def _may_start(state: ClusterState) -> bool:
         return False
     if in_flight + state.held >= plan.max_out_of_service:
         return False
-    counts = {"failed": state.failed, "unreachable": state.unreachable, "in_flight": in_flight}
-    return plan.budget.admits(**counts)
+    if state.group.wave == 0 and not _admits(plan.pilot_budget, state.group, in_flight):
+        return False
+    return _admits(plan.budget, state, in_flight)
+
+
+def _admits(budget: Allowed, counts: ClusterState | Group, in_flight: int) -> bool:
+    return budget.admits(
+        failed=counts.failed,
+        unreachable=counts.unreachable,
+        in_flight=in_flight,
+        sample=counts.acted,
+    )
 
 
 def _why_stuck(state: ClusterState) -> str:

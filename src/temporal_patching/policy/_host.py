@@ -19,8 +19,9 @@ from typing import Any, Literal, TypeAlias
 import attrs
 
 from ._rollout_policy import RebootWhen
+from ._rules import did_you_mean
 from ._states import HostState
-from ._steps import Step
+from ._steps import CLOSERS, Step
 
 Way = Literal["forward", "close", "recover", "ended"]
 
@@ -54,6 +55,9 @@ class Procedure:
     changed: bool = False
     not_needed: bool = False
     healthy: bool | None = None
+    """What every health check says of the host as it is now; None: not known."""
+    checked: tuple[str, ...] = ()
+    """The health checks that it has passed since anything last acted on it."""
     reboot_required: bool = False
     boot_id: str | None = None
     failure: Failure | None = None
@@ -169,16 +173,20 @@ def _step_ended(state: Procedure, event: StepEnded) -> Decision:
     problem = _verdict_problem(state, step, event)
     if problem is not None:
         return _step_broke(state, StepBroke(step=step.name, message=problem))
+    checked = (*state.checked, step.name) if step.kind == "health" else state.checked
     state = attrs.evolve(
         state,
         running=None,
         completed=(*state.completed, step.name),
         open=_still_open(state, step),
-        already=(*state.already, *event.already),
+        already=(*state.already, *_found_already(state, step, event)),
         # After a first attempt "nothing changed" proves nothing: the lost one may have done it.
         changed=state.changed or (step.kind == "update" and (event.changed or event.attempt > 1)),
         not_needed=state.not_needed or (step.kind == "gate" and not event.needed),
-        healthy=True if step.kind == "health" else state.healthy,
+        checked=checked,
+        healthy=(
+            True if step.kind == "health" and not _unchecked(state, checked) else state.healthy
+        ),
         reboot_required=(
             step.kind != "reboot"
             and (state.reboot_required if event.reboot_required is None else event.reboot_required)
@@ -199,7 +207,11 @@ def _step_broke(state: Procedure, event: StepBroke) -> Decision:
         why = f"{step.name} failed: {event.message}"
         in_vain = {taken: why for taken in state.open if _closer_of(state, taken) == step.name}
         state = attrs.evolve(state, closed_in_vain={**state.closed_in_vain, **in_vain})
-    if event.cancelled and state.cancelled is not None and not state.touched:
+    if state.cancelled is not None and not state.touched:
+        # Cancelled is not failed, even if the step that we interrupted calls it a failure.
+        if not event.cancelled and state.way == "forward":
+            said = f"{state.cancelled}; {step.name}: {event.message}"
+            state = attrs.evolve(state, cancelled=said)
         return _next(state)
     if state.failure is None and state.way == "forward":
         state = attrs.evolve(
@@ -210,6 +222,8 @@ def _step_broke(state: Procedure, event: StepBroke) -> Decision:
 
 
 def _refused(state: Procedure, event: Refused) -> Decision:
+    if state.running is not None:
+        return state, ()
     return _next(attrs.evolve(state, failure=Failure(step=event.step, message=event.message)))
 
 
@@ -235,6 +249,9 @@ def _next(state: Procedure) -> Decision:
     if step is None:
         return attrs.evolve(state, way="ended"), (EndHost(),)
     forward = state.way == "forward"
+    if step.kind != "health" and not step.returns_to_service:
+        # It acts on the host: what was found healthy before says nothing about it any more.
+        state = attrs.evolve(state, healthy=None if state.healthy else state.healthy, checked=())
     state = attrs.evolve(
         state,
         running=step.name,
@@ -266,9 +283,10 @@ def _recover(state: Procedure) -> Step | None:
     closer = _open_closer(state, returning=False)
     if closer is not None:
         return closer
-    health = next((step for step in state.steps if step.kind == "health"), None)
-    if health is not None and state.healthy is None and not state.closed_in_vain:
-        return health
+    if state.healthy is None and not _services_are_down(state):
+        health = _unchecked(state, state.checked)
+        if health:
+            return health[0]
     return _open_closer(state, returning=True) if state.healthy else None
 
 
@@ -291,6 +309,17 @@ def _still_open(state: Procedure, ended: Step) -> tuple[str, ...]:
     return tuple(taken for taken in state.open if _closer_of(state, taken) != ended.name)
 
 
+def _unchecked(state: Procedure, checked: tuple[str, ...]) -> tuple[Step, ...]:
+    """The health checks that are still to be made before the host counts as healthy."""
+    health = (step for step in state.steps if step.kind == "health")
+    return tuple(step for step in health if step.name not in checked)
+
+
+def _services_are_down(state: Procedure) -> bool:
+    closers = (_step(state, _closer_of(state, taken)) for taken in state.closed_in_vain)
+    return any(not closer.returns_to_service for closer in closers)
+
+
 def _has_to_close(state: Procedure, closer: Step) -> bool:
     taken = [step.name for step in state.steps if step.closed_by == closer.name]
     return not taken or any(name in state.open for name in taken)
@@ -310,9 +339,23 @@ def _step(state: Procedure, name: str) -> Step:
     return next(step for step in state.steps if step.name == name)
 
 
+def _found_already(state: Procedure, step: Step, event: StepEnded) -> tuple[str, ...]:
+    # Only a gate looks at the host as it was, and what we have taken ourselves was not there before.
+    if step.kind != "gate":
+        return ()
+    return tuple(name for name in event.already if name not in state.open)
+
+
 def _verdict_problem(state: Procedure, step: Step, event: StepEnded) -> str | None:
     if not event.ok:
         return event.message or f"{step.name} answered ok=False"
+    takes = {*CLOSERS, *(each.name for each in state.steps if each.kind == "takes")}
+    for name in event.already if step.kind == "gate" else ():
+        if name not in takes:  # else a host in maintenance would be returned to service by us
+            return (
+                f"'already' must name steps that take something away (got {name!r})"
+                f"{did_you_mean(name, takes)}"
+            )
     if step.kind == "reboot":
         before = event.previous_boot_id or state.boot_id
         if not event.boot_id or not before:
@@ -349,12 +392,17 @@ def why_left_out(state: Procedure) -> str | None:
     for taken in state.open:
         why = state.closed_in_vain.get(taken)
         if why is None:
-            checked = any(step.kind == "health" for step in state.steps)
-            why = (
-                "held: not healthy" if checked else "held: no health check says that it may return"
-            )
+            why = _why_held(state)
         reasons.append(f"{taken}: {why}")
     return "; ".join(reasons)
+
+
+def _why_held(state: Procedure) -> str:
+    if state.healthy is False:
+        return "held: not healthy"
+    if any(step.kind == "health" for step in state.steps):
+        return "held: its health was not checked after the failure"
+    return "held: no health check says that it may return"
 
 
 def reason(state: Procedure) -> str:

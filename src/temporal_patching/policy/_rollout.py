@@ -248,7 +248,7 @@ def _when_planned(state: RolloutState) -> Decision:
         return _shut(state, Outcome.STOPPED, reason)
     if state.has_gate:
         return attrs.evolve(state, phase="gate"), (OpenGate(),)
-    return _gate_passed(state, GatePassed())
+    return _run(state)
 
 
 def _plan_problems(state: RolloutState) -> list[str]:
@@ -270,8 +270,10 @@ def _plan_problems(state: RolloutState) -> list[str]:
 
 
 def _gate_passed(state: RolloutState, event: GatePassed) -> Decision:
-    if state.phase not in ("gate", "listing"):
-        return state, ()
+    return _run(state) if state.phase == "gate" else (state, ())
+
+
+def _run(state: RolloutState) -> Decision:
     return _grant(attrs.evolve(state, phase="running", seen={}))
 
 
@@ -303,28 +305,28 @@ def _progressed(state: RolloutState, event: ClusterProgressed) -> Decision:
 
 
 def _ended(state: RolloutState, event: ClusterEnded) -> Decision:
-    if _view(state, event.cluster).phase == "ended":
+    view = _view(state, event.cluster)
+    if view.phase == "ended":
         return state, ()
-    was_listing = _view(state, event.cluster).phase == "listing"
     state = _with(
         state,
         event.cluster,
         phase="ended",
         slots=0,
-        acted=event.acted,
-        failed=event.failed,
-        unreachable=event.unreachable,
+        # One that ended without a report does not know better than its last message.
+        acted=max(view.acted, event.acted),
+        failed=max(view.failed, event.failed),
+        unreachable=max(view.unreachable, event.unreachable),
     )
-    if was_listing and state.phase == "listing":
-        state = attrs.evolve(
-            state, problems=(*state.problems, f"cluster {event.cluster!r}: {event.reason}")
-        )
+    why = event.reason or event.outcome.value
+    if state.phase == "listing":  # its own list may be complete: without it the plan is not
+        state = attrs.evolve(state, problems=(*state.problems, f"cluster {event.cluster!r}: {why}"))
         return _when_planned(state)
     if state.phase == "gate":
-        reason = f"cluster {event.cluster!r} ended before it was started: {event.reason}"
+        reason = f"cluster {event.cluster!r} ended before it was started: {why}"
         return _shut(state, Outcome.STOPPED, reason)
-    stopped = event.reason if event.outcome in (Outcome.STOPPED, Outcome.ABORTED) else None
-    state, commands = _after_counts(state, event.cluster, stopped or None)
+    stopped = why if event.outcome in (Outcome.STOPPED, Outcome.ABORTED) else None
+    state, commands = _after_counts(state, event.cluster, stopped)
     return _when_ended(state, commands)
 
 
@@ -366,8 +368,8 @@ def _stop_all(state: RolloutState, reason: str) -> Decision:
 
 
 def _abort_requested(state: RolloutState, event: AbortRequested) -> Decision:
-    if state.outcome is Outcome.ABORTED:
-        return state, ()
+    if state.outcome in (Outcome.ABORTED, Outcome.REJECTED, Outcome.EXPIRED):
+        return state, ()  # of what was rejected or expired nothing has started: it ends by itself
     state = attrs.evolve(
         state, outcome=Outcome.ABORTED, reason=event.reason, phase="stopping", seen={}
     )

@@ -206,13 +206,20 @@ class Allowed:
             return f"{_hosts(counted)} {said}, {self.failures} allowed"
         return None
 
-    def admits(self, *, failed: int, unreachable: int, in_flight: int) -> bool:
+    def admits(self, *, failed: int, unreachable: int, in_flight: int, sample: int) -> bool:
         """Whether one more host may start. Only a strict budget ever says no."""
         if not self.strict:
             return True
-        if self.unreachable is None:
-            return failed + unreachable + in_flight <= self.failures
-        return failed + in_flight <= self.failures and unreachable + in_flight <= self.unreachable
+        # A percentage that cannot trip yet must not hold anything back either: nothing would free it.
+        trusted = sample + in_flight >= self.min_sample
+        counted = failed + in_flight + (unreachable if self.unreachable is None else 0)
+        if counted > self.failures and (trusted or not self.failures_in_percent):
+            return False
+        return (
+            self.unreachable is None
+            or unreachable + in_flight <= self.unreachable
+            or (self.unreachable_in_percent and not trusted)
+        )
 
 
 def allowed(budget: FailureBudget, total: int) -> Allowed:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any, cast
 
 import attrs
@@ -17,6 +18,13 @@ Rule = Callable[[str, Any], Iterator[str]]
 """Gets a field's name and value and yields a sentence for each problem."""
 
 _KEY = "temporal_patching.rules"
+
+LONGEST = timedelta(days=3650)
+"""The longest duration: with it a deadline is still a date."""
+
+MAX_PROBLEMS = 100
+MAX_PROBLEM = 500
+"""Problems that are told, and characters of each: what quotes rubbish must not be as large as the rubbish."""
 
 
 def must(*rules: Rule) -> Mapping[str, object]:
@@ -38,15 +46,29 @@ class Checked:
     def __attrs_post_init__(self) -> None:
         found: list[str] = []
         for field in attrs.fields(cast("type[attrs.AttrsInstance]", type(self))):
-            found.extend(problems(field.name, getattr(self, field.name), field.metadata))
+            wrong = problems(field.name, getattr(self, field.name), field.metadata)
+            found.extend(islice(wrong, MAX_PROBLEMS + 1))
         if not found:  # how fields relate only means something once each is right by itself
             found.extend(self._relations())
         if found:
-            raise InvalidRequest(found, what=type(self).__name__)
+            raise InvalidRequest(bounded(found), what=type(self).__name__)
 
     def _relations(self) -> Iterable[str]:
         """Problems that need more than one field."""
         return ()
+
+
+def bounded(found: Iterable[str]) -> list[str]:
+    """Problems as they can be told: not too many, none too long, and text that every payload can hold."""
+    told: list[str] = []
+    for problem in found:
+        if len(told) == MAX_PROBLEMS:
+            return [*told, "and more"]
+        if len(problem) > MAX_PROBLEM:
+            problem = f"{problem[: MAX_PROBLEM // 2]} … {problem[-MAX_PROBLEM // 2 :]}"
+        # Half of a surrogate pair is no text: it would fail the workflow's task, not the workflow.
+        told.append(problem.encode("utf-8", "backslashreplace").decode())
+    return told
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -95,6 +117,8 @@ def positive(name: str, value: object) -> Iterator[str]:
         yield f"{name!r} must be a timedelta (got {value!r})"
     elif value <= timedelta(0):
         yield f"{name!r} must be > 0 seconds (got {value!r})"
+    elif value > LONGEST:
+        yield f"{name!r} must be <= {LONGEST.days} days (got {value!r})"
 
 
 def flag(name: str, value: object) -> Iterator[str]:
@@ -109,6 +133,16 @@ def text(name: str, value: object) -> Iterator[str]:
         yield f"{name!r} must be a text (got {value!r})"
     elif not value.strip():
         yield f"{name!r} must not be empty (got {value!r})"
+
+
+def at_most(longest: int) -> Rule:
+    """A text of so many characters, or fewer."""
+
+    def rule(name: str, value: object) -> Iterator[str]:
+        if isinstance(value, str) and len(value) > longest:
+            yield f"{name!r} must have at most {longest} characters (got {len(value)})"
+
+    return rule
 
 
 def string(name: str, value: object) -> Iterator[str]:

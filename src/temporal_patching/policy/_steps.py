@@ -12,11 +12,11 @@ from temporalio.common import RetryPolicy
 
 from ..exceptions import InvalidRequest
 from ._rules import (
+    LONGEST,
     Checked,
     did_you_mean,
     flag,
     identifier,
-    instance_of,
     must,
     one_of,
     optional,
@@ -64,6 +64,23 @@ def _default_retry_policy() -> RetryPolicy:
         maximum_interval=timedelta(minutes=1),
         maximum_attempts=5,
     )
+
+
+def retries(name: str, value: object) -> Iterator[str]:
+    """A retry policy that the SDK accepts: it looks at it only when the step is scheduled."""
+    if not isinstance(value, RetryPolicy):
+        yield f"{name!r} must be a RetryPolicy (got {value!r})"
+        return
+    if not 0 <= value.maximum_attempts < 2**31:
+        yield f"'{name}.maximum_attempts' must be >= 0 and < 2**31 (got {value.maximum_attempts!r})"
+    if not 1 <= value.backoff_coefficient < float("inf"):
+        yield f"'{name}.backoff_coefficient' must be >= 1 (got {value.backoff_coefficient!r})"
+    zero, first, longest = timedelta(0), value.initial_interval, value.maximum_interval
+    for field, interval in (("initial_interval", first), ("maximum_interval", longest)):
+        if interval is not None and not zero <= interval <= LONGEST:
+            yield f"'{name}.{field}' must be from 0 to {LONGEST.days} days (got {interval!r})"
+    if longest and longest < first:
+        yield f"'{name}.maximum_interval' must be >= initial_interval, {first!r} (got {longest!r})"
 
 
 @final
@@ -119,7 +136,7 @@ class Step(Checked):
         default=timedelta(seconds=30), kw_only=True, metadata=must(optional(positive))
     )
     retry_policy: RetryPolicy = attrs.field(
-        factory=_default_retry_policy, kw_only=True, metadata=must(instance_of(RetryPolicy))
+        factory=_default_retry_policy, kw_only=True, metadata=must(retries)
     )
 
     def _relations(self) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from random import Random
-from typing import Any, ClassVar, Literal, final
+from typing import Any, Literal, final
 
 import attrs
 from temporalio.exceptions import ApplicationError
@@ -17,7 +17,6 @@ from typing_extensions import override
 from ..activity import PatchActivities
 from ..exceptions import HostUnreachable, InvalidRequest, OutcomeUnknown
 from ..models import HostList, HostQuery, HostTask, Notice, StepResult
-from ..policy import DEFAULT_STEPS
 from ..policy._rules import did_you_mean
 
 PATIENCE = timedelta(seconds=30)
@@ -96,9 +95,6 @@ class Fault:
 
     step: str
     times: int | None = attrs.field(default=None, kw_only=True)
-
-    spoils_effect: ClassVar[bool] = False
-    """Whether the step has no effect where ``before`` returns."""
 
     async def before(self, host: str) -> StepResult | None:
         """Called before the step has its effect. It may wait, raise, or answer in the step's place."""
@@ -260,6 +256,10 @@ def _reboot(host: SimulatedHost) -> SimulatedHost:
     return attrs.evolve(host, boot_id=f"boot-{int(host.boot_id.removeprefix('boot-')) + 1}")
 
 
+def _nothing(host: SimulatedHost) -> SimulatedHost:
+    return host
+
+
 _EFFECTS: Mapping[str, Callable[[SimulatedHost], SimulatedHost]] = {
     "set_maintenance_mode": lambda host: attrs.evolve(host, in_service=False),
     "stop_services": lambda host: attrs.evolve(host, services_running=False),
@@ -338,7 +338,7 @@ class SimulatedFleet(PatchActivities):
         self._page_size = page_size
         self._chance = {name: Random(f"{seed}/{name}") for name in known}
         self._spoilt: Counter[tuple[str, int]] = Counter()
-        self._applied: dict[str, tuple[SimulatedHost, SimulatedHost]] = {}
+        self._applied: dict[str, StepResult] = {}
         self._held: dict[tuple[str, str | None], asyncio.Event] = {}
         self._news = asyncio.Event()
         self._began = time.monotonic()
@@ -593,16 +593,12 @@ class SimulatedFleet(PatchActivities):
             raise
         if answer is None:
             answer = self._have_effect(step, task)
-            self._write("done" if answer.ok else "failed", step, task)
-        else:
-            self._write("done" if answer.ok else "failed", step, task)
+        self._write("done" if answer.ok else "failed", step, task)
         for fault in faults:
             answer = fault.after(answer)
         return answer
 
-    async def _before(
-        self, step: str, host: str, faults: Sequence[Fault]
-    ) -> StepResult | None:
+    async def _before(self, step: str, host: str, faults: Sequence[Fault]) -> StepResult | None:
         if self._latency:
             await asyncio.sleep(self._chance[host].uniform(0, self._latency))
         await self._pass_gates(step, host)
@@ -618,35 +614,28 @@ class SimulatedFleet(PatchActivities):
                 await gate.wait()
 
     def _have_effect(self, step: str, task: HostTask) -> StepResult:
-        before = self._hosts.get(task.host)
-        effect = _EFFECTS.get(step)
-        if before is None or (effect is None and step != "check_service_health"):
-            return StepResult(boot_id=None if before is None else before.boot_id)
-        if effect is None:
-            ok = before.services_running
+        host = self._hosts.get(task.host)
+        if host is None:
+            return StepResult()
+        if step == "check_service_health":
+            ok = host.services_running
             return StepResult(ok=ok, message="" if ok else "its services do not run")
-        if step in _ONCE and task.idempotency_key:
-            before, after = self._applied.setdefault(
-                task.idempotency_key, (before, effect(before))
-            )
-        else:
-            after = effect(before)
-        now = self._hosts[task.host]
-        if step in _ONCE:  # an earlier attempt may have done it
-            after = attrs.evolve(now, version=after.version, boot_id=after.boot_id)
-        self._hosts[task.host] = after
-        return StepResult(
-            changed=after != before, boot_id=after.boot_id, previous_boot_id=before.boot_id
+        if task.idempotency_key in self._applied:  # as a real host: the lost attempt has done it
+            return attrs.evolve(self._applied[task.idempotency_key], changed=False)
+        after = self._hosts[task.host] = _EFFECTS.get(step, _nothing)(host)
+        answer = StepResult(
+            changed=after != host, boot_id=after.boot_id, previous_boot_id=host.boot_id
         )
+        if step in _ONCE:
+            self._applied[task.idempotency_key] = answer
+        return answer
 
     def _spoiling(self, step: str, name: str) -> list[Fault]:
         """The faults of this attempt, each counted."""
         found: list[Fault] = []
         for index, fault in enumerate(self._faults.get(name, ())):
             wanted = "check_preconditions" if isinstance(fault, Already) else fault.step
-            if wanted == step and (
-                fault.times is None or self._spoilt[name, index] < fault.times
-            ):
+            if wanted == step and (fault.times is None or self._spoilt[name, index] < fault.times):
                 self._spoilt[name, index] += 1
                 found.append(fault)
         return found

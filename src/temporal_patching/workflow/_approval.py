@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Literal, final
+from typing import Any, Literal, TypeVar, cast, final
 
 import attrs
 from temporalio import workflow
+from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 from typing_extensions import Self
 
 from ..exceptions import ApprovalExpired, ApprovalRejected, InvalidRequest
 from ..models import ApprovalReport, GateReport, RefusedVote, Vote, VoteReport
-from ..models._wire import from_json
 from ..policy import _approval as rules
 from ..policy._approval import ApprovalPolicy, Ballot, CastVote
 from ..policy._rules import canonical, did_you_mean
+from ._raw import read
 
 ApprovalEvent = Literal["requested", "reminder", "expired"]
 
@@ -26,6 +28,9 @@ MAX_HELD = 100
 
 MAX_REFUSED = 50
 """Refused signals that the query shows."""
+
+
+HandlerT = TypeVar("HandlerT", bound=Callable[..., None])
 
 
 @attrs.define
@@ -38,6 +43,15 @@ class _Gates:
     answers: dict[tuple[str, str, bool], GateReport] = attrs.field(
         factory=dict[tuple[str, str, bool], GateReport]
     )
+
+
+def _undecoded(signal: HandlerT) -> HandlerT:
+    """Makes the SDK hand the payload over as it is: one that it cannot decode it drops without a trace."""
+    parameters = list(inspect.signature(signal).parameters.values())[:2]
+    told = cast("Any", signal)
+    told.__signature__ = inspect.Signature(parameters)
+    told.__annotations__ = {parameters[1].name: RawValue, "return": None}
+    return signal
 
 
 class ApprovalMixin:
@@ -83,9 +97,10 @@ class ApprovalMixin:
 
     __gates: _Gates
 
-    def __new__(cls, *_: object) -> Self:
+    def __new__(cls, *arguments: object) -> Self:
         # Not __init__: a handler may run before anything that a subclass could forget to call.
-        self = super().__new__(cls)
+        make = super().__new__
+        self = make(cls) if make is object.__new__ else make(cls, *arguments)
         self.__gates = _Gates()
         return self
 
@@ -119,22 +134,17 @@ class ApprovalMixin:
         Raises:
             ApprovalRejected: An approver rejected. Its details have the ``GateReport``.
             ApprovalExpired: It expired under ``on_timeout="fail"``.
-            InvalidRequest: The gate was opened before.
+            InvalidRequest: The gate was opened before, or so many cannot agree without the requester.
+            asyncio.CancelledError: The caller was cancelled. The gate is closed then: later votes are refused.
         """
-        known = self.__gates.ballots.get(gate)
-        if known is not None and known.opened_at is not None:
-            raise InvalidRequest([f"gate {gate!r} was opened before: each gate opens once"])
-        ballot = known or Ballot(gate=gate, policy=policy, requester=self.approval_requester())
-        held = self.__gates.held.pop(gate, [])
-        for vote in held:
-            why = rules.why_refused(ballot, vote)
-            if why is not None:
-                self.__record_refused(why, vote.by, gate)
-        ballot = rules.opened(attrs.evolve(ballot, policy=policy), workflow.now(), held)
-        self.__gates.ballots[gate] = ballot
-        if ballot.outcome is None:
-            self.on_approval("requested", self.__report(gate))
-            await self.__decided(gate)
+        self.__open(gate, policy)
+        try:
+            if self.__gates.ballots[gate].outcome is None:
+                self.on_approval("requested", self.__report(gate))
+                await self.__decided(gate)
+        except asyncio.CancelledError:
+            self.__gates.ballots[gate] = rules.cancelled(self.__gates.ballots[gate])
+            raise
         report = self.__report(gate)
         if report.outcome == "rejected":
             no = next(vote for vote in report.votes if not vote.approve)
@@ -149,6 +159,36 @@ class ApprovalMixin:
                     report,
                 )
         return report
+
+    def __open(self, gate: str, policy: ApprovalPolicy) -> None:
+        known, requester = self.__gates.ballots.get(gate), self.approval_requester()
+        if known is not None and known.opened_at is not None:
+            raise InvalidRequest([f"gate {gate!r} was opened before: each gate opens once"])
+        others = {canonical(name) for name in policy.approvers} - {canonical(requester)}
+        if len(others) < policy.quorum:
+            raise InvalidRequest(
+                [
+                    f"'quorum' must be <= {len(others)}, the approvers of gate {gate!r} without the "
+                    f"requester (got {policy.quorum})"
+                ]
+            )
+        early = [
+            *(known.votes if known is not None else ()),
+            *self.__gates.held.pop(gate, ()),
+        ]
+        ballot = Ballot(
+            gate=gate,
+            policy=policy,
+            requester=requester,
+            refused=known.refused if known is not None else 0,
+        )
+        # Judged by the policy that holds, also those that were counted by the one declared before.
+        for vote in early:
+            why = rules.why_refused(ballot, vote)
+            if why is not None:
+                self.__record_refused(why, vote.by, gate)
+            ballot = rules.cast(ballot, vote)
+        self.__gates.ballots[gate] = rules.opened(ballot, workflow.now())
 
     async def __decided(self, gate: str) -> None:
         def ballot() -> Ballot:
@@ -197,12 +237,14 @@ class ApprovalMixin:
 
     @final
     @workflow.signal(name="approve", description="Approve a gate, fire and forget. Takes a Vote.")
+    @_undecoded
     def approve_by_signal(self, vote: object = None, *rest: object) -> None:
         """Counts an approval, or records why not. Takes one ``Vote``."""
         self.__count_signal(vote, rest, approve=True)
 
     @final
     @workflow.signal(name="reject", description="Reject a gate, fire and forget. Takes a Vote.")
+    @_undecoded
     def reject_by_signal(self, vote: object = None, *rest: object) -> None:
         """Counts a rejection, or records why not. Takes one ``Vote``."""
         self.__count_signal(vote, rest, approve=False)
@@ -237,6 +279,11 @@ class ApprovalMixin:
             return (
                 f"there is no gate {vote.gate!r}{did_you_mean(vote.gate, known)} (gates: {names})"
             )
+        who, held = canonical(vote.by), self.__gates.held.get(vote.gate, ())
+        if cast.approve and any(
+            not earlier.approve and canonical(earlier.by) == who for earlier in held
+        ):
+            return f"{vote.by!r} has rejected already: a reject is final"
         if sum(len(votes) for votes in self.__gates.held.values()) >= MAX_HELD:
             return f"no gate is open yet, and {MAX_HELD} votes are waiting for one"
         return None
@@ -268,11 +315,14 @@ class ApprovalMixin:
             self.__record_refused(f"a vote takes one argument (got {count})")
             return
         try:
-            vote = sent if isinstance(sent, Vote) else from_json(sent, Vote)
+            vote = read(sent, Vote)
         except InvalidRequest as error:
             self.__record_refused("; ".join(error.problems))
             return
-        why = self.__why_refused(vote, CastVote(by=vote.by, approve=approve))
+        try:
+            why = self.__why_refused(vote, CastVote(by=vote.by, approve=approve))
+        except Exception as error:  # a hook's: it would fail the task, again and again
+            why = f"the gates of this workflow are not known ({type(error).__name__}: {error})"
         if why is not None:
             self.__record_refused(why, vote.by, vote.gate)
         else:

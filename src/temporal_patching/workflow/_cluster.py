@@ -56,7 +56,8 @@ def host_workflow_id(host: str) -> str:
     return f"patch-host/{canonical(host)}"
 
 
-@workflow.defn
+# No code of the user's runs in the class itself, so there is nothing to sandbox; subclasses have their own.
+@workflow.defn(sandboxed=False)
 class ClusterPatchWorkflow(TemplateWorkflow[ClusterRequest, ClusterReport]):
     """Takes a cluster through its hosts: pilots, waves, and never more at once than allowed.
 

@@ -235,15 +235,15 @@ class _Gathering(Generic[T]):
         self._running.pop(place, None)
         if asyncio.iscoroutine(awaitable):
             awaitable.close()  # of no effect, unless its task was cancelled before it started
-        name = self._name(place, awaitable)
         try:
             failure = future.exception()
         except asyncio.CancelledError as error:
-            self._cancels.append((name, error))
+            self._cancels.append((self._name(place, awaitable), error))
         else:
             if failure is None:
                 self._results[place] = future.result()
             else:
+                name = self._name(place, awaitable)
                 for leaf in _leaves(failure):
                     ends = self._cancels if is_cancelled_exception(leaf) else self._failures
                     ends.append((name, leaf))

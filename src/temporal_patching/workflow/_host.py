@@ -24,7 +24,8 @@ from ._template import TemplateWorkflow
 BEFORE_HOST = "before_host"
 
 
-@workflow.defn
+# No code of the user's runs in the class itself, so there is nothing to sandbox; subclasses have their own.
+@workflow.defn(sandboxed=False)
 class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
     """Takes one host through its steps, and gives it back however that ends.
 

@@ -57,7 +57,8 @@ def cluster_workflow_id(rollout: str, cluster: str) -> str:
     return f"{rollout}/{cluster}"
 
 
-@workflow.defn
+# No code of the user's runs in the class itself, so there is nothing to sandbox; subclasses have their own.
+@workflow.defn(sandboxed=False)
 class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutReport]):
     """A rollout: lists the hosts, asks the approvers, and goes through the clusters.
 

@@ -33,14 +33,15 @@ class TemplateWorkflow(Generic[RequestT, ResultT]):
     _request_type: ClassVar[type[Any]]
     _result_type: ClassVar[type[Any]]
 
+    __request: RequestT | None = None
+    __refusal: BaseException | None = None
+
     def __init__(self, *arguments: object) -> None:
         super().__init__()
-        self.__request: RequestT | None = None
-        self.__refusal: InvalidRequest | None = None
         try:
             self.__request = _accepted(arguments, self._request_type)
         except InvalidRequest as refusal:
-            self.__refusal = refusal
+            self._refuse(refusal)
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -50,8 +51,13 @@ class TemplateWorkflow(Generic[RequestT, ResultT]):
     def _request(self) -> RequestT:
         """The request. Raises why it was refused; handlers use ``_accepted_request``."""
         if self.__request is None:
-            raise self.__refusal or InvalidRequest([f"{type(self).__name__} got no request"])
+            raise self.__refusal or InvalidRequest(
+                [f"{type(self).__name__}.__init__ must call super().__init__(request)"]
+            )
         return self.__request
+
+    def _refuse(self, error: BaseException) -> None:
+        self.__request, self.__refusal = None, error
 
     @property
     def _accepted_request(self) -> RequestT | None:
@@ -80,8 +86,10 @@ def provide(cls: type[TemplateWorkflow[Any, Any]]) -> None:
     else:
         wanted = inspect.signature(own_init) if own_init is not None else _RAW
         signature = wanted.replace(return_annotation=cls._result_type)
-        _place(cls, "run", workflow.run, _guarded(_run_request), signature)
-    if own_init is None:
+        _place(cls, "run", workflow.run, _guarded(_run_request), signature, own_init)
+    if own_init is not None:
+        cls.__init__ = _guarded_init(own_init)  # type: ignore[method-assign]
+    else:
         _place(
             cls, "__init__", workflow.init, _init_of(cls), signature.replace(return_annotation=None)
         )
@@ -104,6 +112,17 @@ def _init_of(cls: type[Any]) -> Callable[..., None]:
         super(cls, self).__init__(*arguments)
 
     return init
+
+
+def _guarded_init(own_init: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(own_init)
+    def guarded(self: TemplateWorkflow[Any, Any], *arguments: object) -> None:
+        try:
+            own_init(self, *arguments)
+        except BaseException as error:
+            self._refuse(as_failure(error))
+
+    return guarded
 
 
 def _guarded(run: Run) -> Run:
@@ -129,12 +148,15 @@ def _place(
     decorate: Callable[[Any], Any],
     function: Callable[..., Any],
     signature: inspect.Signature,
+    written: Callable[..., Any] | None = None,
 ) -> None:
     made = cast("Any", function)
     # What the SDK looks at: where it stands, and what it takes. What it really takes is anything.
     made.__name__, made.__qualname__ = name, f"{cls.__qualname__}.{name}"
     made.__module__ = cls.__module__
     made.__dict__.pop("__wrapped__", None)
+    if written is not None:  # its annotations may be texts, which only make sense where it stands
+        made.__wrapped__ = written
     made.__signature__ = signature
     made.__annotations__ = {
         each.name: each.annotation
