@@ -13,7 +13,8 @@ from typing import Any
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHistory
 from temporalio.service import RPCError, RPCStatusCode
-from temporalio.worker import Replayer, Worker
+from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, Worker, WorkflowRunner
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from temporal_patching.activity import PatchActivities
 from temporal_patching.client import Rollout
@@ -42,6 +43,7 @@ class Site:
     client: Client
     task_queue: str
     plugin: PatchingPlugin
+    runner: WorkflowRunner
     ids: list[str] = field(default_factory=list)
 
     async def start(
@@ -62,7 +64,7 @@ class Site:
 
     async def replay(self) -> int:
         """Replays every history of the rollouts and their children; answers how many."""
-        replayer = Replayer(workflows=[], plugins=[self.plugin])
+        replayer = Replayer(workflows=[], plugins=[self.plugin], workflow_runner=self.runner)
         replayed, left = 0, [(id, None) for id in self.ids]
         while left:
             id, run_id = left.pop()
@@ -80,13 +82,17 @@ async def site(
     workflows: Sequence[type] = (QuickFleet,),
     *,
     replays: bool = True,
+    sandboxed: bool = True,
     **options: Any,
 ) -> AsyncIterator[Site]:
     """A worker for these activities; when it has ended, every history is replayed."""
+    runner = SandboxedWorkflowRunner() if sandboxed else UnsandboxedWorkflowRunner()
     task_queue = f"queue-{uuid.uuid4().hex[:8]}"
     plugin = PatchingPlugin(activities, workflows=workflows)
-    async with Worker(client, task_queue=task_queue, plugins=[plugin], **options):
-        here = Site(client, task_queue, plugin)
+    async with Worker(
+        client, task_queue=task_queue, plugins=[plugin], workflow_runner=runner, **options
+    ):
+        here = Site(client, task_queue, plugin, runner)
         yield here
     if replays:
         await here.replay()

@@ -25,12 +25,15 @@ from temporal_patching.workflow import (
     SystemPatchWorkflow,
 )
 
+with workflow.unsafe.imports_passed_through():
+    from tests import raising
+
 
 def quick(step: Step) -> Step:
-    """The step with timeouts for tests: a cancel arrives within a second, three quick attempts."""
+    """The step with timeouts for tests: a cancel arrives soon, three quick attempts."""
     return attrs.evolve(
         step,
-        heartbeat_timeout=timedelta(seconds=1),
+        heartbeat_timeout=timedelta(seconds=2),
         start_to_close_timeout=timedelta(seconds=20),
         retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=10), maximum_attempts=3),
     )
@@ -261,3 +264,53 @@ class PatientFleet(SystemPatchWorkflow):
 
     async def after_rollout(self, report: RolloutReport) -> None:
         await workflow.sleep(timedelta(milliseconds=10))
+
+
+# Hooks that raise what their host, cluster or rollout is named after
+
+
+@workflow.defn
+class RaisingHost(HostPatchWorkflow):
+    steps = Steps(
+        attrs.evolve(step, retry_policy=RetryPolicy(maximum_attempts=1)) for step in QUICK_STEPS
+    )
+
+    async def before_host(self, request: HostRequest) -> None:
+        raising.at("before_host", request.task.host)
+
+    async def after_host(self, result: HostResult) -> None:
+        raising.at("after_host", result.host)
+
+
+@workflow.defn
+class RaisingCluster(ClusterPatchWorkflow):
+    def order_hosts(self, hosts: Sequence[Host]) -> Sequence[Host]:
+        for host in hosts:
+            raising.at("order_hosts", host.name)
+        return hosts
+
+    async def before_cluster(self, request: ClusterRequest) -> None:
+        raising.at("before_cluster", request.cluster)
+
+    async def after_cluster(self, report: ClusterReport) -> None:
+        raising.at("after_cluster", report.cluster)
+
+
+@workflow.defn
+class RaisingFleet(SystemPatchWorkflow):
+    host_workflow = RaisingHost
+    cluster_workflow = RaisingCluster
+
+    async def before_rollout(self, request: PatchRequest) -> None:
+        raising.at("before_rollout", request.update_command)
+
+    async def after_rollout(self, report: RolloutReport) -> None:
+        raising.at("after_rollout", report.rollout)
+
+
+@workflow.defn
+class BrokenInitFleet(SystemPatchWorkflow):
+    @workflow.init
+    def __init__(self, request: PatchRequest) -> None:
+        super().__init__(request)
+        raise KeyError("a bug in the constructor")

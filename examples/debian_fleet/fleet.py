@@ -15,13 +15,14 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -129,17 +130,15 @@ class DebianHost:
 
     def kill_dpkg(self) -> None:
         """Kill apt, dpkg and whatever they run, as an out-of-memory killer would."""
-        me = str(self.root)
-        for pid in os.listdir("/proc"):
-            if not pid.isdigit():
-                continue
+        for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
-                inside = os.readlink(f"/proc/{pid}/root") == me
-                name = Path(f"/proc/{pid}/comm").read_text().strip()
-            except OSError:
+                inside = os.readlink(f"/proc/{pid}/root") == str(self.root)
+                command = Path(f"/proc/{pid}/cmdline").read_text()
+            except OSError:  # it has ended
                 continue
-            if inside and (name in ("apt-get", "dpkg") or name.endswith(".postinst")):
-                os.kill(int(pid), 9)
+            if inside and any(name in command for name in ("apt-get", "dpkg", ".postinst")):
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
 
     def __repr__(self) -> str:
         return f"DebianHost({self.name!r}, address={self.address!r})"

@@ -66,14 +66,14 @@ class DebianHosts(PatchActivities):
         """Anything to upgrade? What was switched off before we came?"""
         await self._run(task, ["apt-get", *_APT, "update"])
         plan = await self._run(task, ["apt-get", *_APT, "--simulate", "upgrade"])
-        unfinished = await self._run(task, ["dpkg", "--audit"])
+        unfinished = await self._unfinished(task)
         already: list[str] = []
         if await self._succeeds(task, ["test", "-e", MAINTENANCE]):
             already.append("set_maintenance_mode")
         if task.services and not any([await self._answers(task, s) for s in task.services]):
             already.append("stop_services")
         return StepResult(
-            needed=bool(re.search("^(Inst|Conf) ", plan.stdout, re.MULTILINE) or unfinished.stdout),
+            needed=bool(re.search("^(Inst|Conf) ", plan.stdout, re.MULTILINE) or unfinished),
             already=already,
             boot_id=await self._ssh.boot_id(task.host),
         )
@@ -114,16 +114,15 @@ class DebianHosts(PatchActivities):
                 checkpoint.save(await self._packages(task))
             command = _update_command(task.update_command)
             done = await self._logged(task, command)
-            if done.exit_status != 0 and await self._is_unfinished(task):
+            if done.exit_status != 0 and await self._unfinished(task):
                 await self._logged(task, ["dpkg", "--configure", "-a", "--force-confold"])
                 done = await self._logged(task, command)
             changed = checkpoint.value != await self._packages(task)
-        if done.exit_status != 0 or await self._is_unfinished(task):
-            reason = done.output.strip().splitlines()[-1:] or ["no output"]
+        if done.exit_status != 0 or await self._unfinished(task):
             return StepResult(
                 ok=False,
                 changed=changed,
-                message=f"{command[0]} ended with exit status {done.exit_status}: {reason[0]}",
+                message=f"{command[0]} ended with exit status {done.exit_status}: {_reason(done)}",
                 output=done.output,
             )
         return StepResult(
@@ -145,7 +144,9 @@ class DebianHosts(PatchActivities):
         )
 
     async def check_service_health(self, task: HostTask) -> StepResult:
-        """Each service answers with the version that is installed, before the deadline."""
+        """No package is half configured, and each service soon answers with the installed version."""
+        if unfinished := await self._unfinished(task):
+            return StepResult(ok=False, message=f"dpkg: {unfinished}")
         deadline = time.monotonic() + self._health_timeout.total_seconds()
         problem = ""
         for name in task.services:
@@ -183,13 +184,21 @@ class DebianHosts(PatchActivities):
     async def _answers(self, task: HostTask, service: str) -> str:
         return (await self._run(task, ["service", _service(service), "status"], check=False)).stdout
 
-    async def _is_unfinished(self, task: HostTask) -> bool:
-        return bool((await self._run(task, ["dpkg", "--audit"])).stdout)
+    async def _unfinished(self, task: HostTask) -> str:
+        """What dpkg says of packages that are not installed to the end; "" if there are none."""
+        return " ".join((await self._run(task, ["dpkg", "--audit"])).stdout.split())
 
     async def _packages(self, task: HostTask) -> str:
         """A digest of the names, versions and states of all packages."""
         command = f"{shlex.join(_PACKAGES)} | sha256sum"
         return (await self._run(task, ["sh", "-c", command])).stdout.split()[0]
+
+
+def _reason(done: CommandResult) -> str:
+    """One line for the report: what dpkg says of the package, else the last line."""
+    found = re.search(r"dpkg: error .*\n.*", done.output)
+    lines = found.group().splitlines() if found else done.output.strip().splitlines()[-1:]
+    return " ".join(line.strip() for line in lines) or "no output"
 
 
 def _service(name: str) -> str:

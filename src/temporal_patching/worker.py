@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from typing import Any, TypeVar, final
 
 import attrs
@@ -187,7 +187,7 @@ class _Tame:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if error is None or isinstance(error, asyncio.CancelledError):
             return
-        if not isinstance(error, Exception) or isinstance(error, StopIteration):
+        if not isinstance(error, Exception) or isinstance(error, (StopIteration, BrokenExecutor)):
             kind = type(error).__name__
             raise ApplicationError(f"{error}" or kind, type=kind) from None
 

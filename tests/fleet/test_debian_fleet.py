@@ -234,6 +234,7 @@ async def test_a_host_that_fails_is_held_and_its_siblings_serve(patching: Patchi
     named = {host.host: host for host in report.hosts}
     assert named[broken.name].state is HostState.FAILED
     assert "apt-get ended with exit status 100" in named[broken.name].reason
+    assert "error processing package orders" in named[broken.name].reason
     assert named[broken.name].left_out
     assert named[early.name].state is HostState.CANCELLED
     assert named[early.name].left_out is None

@@ -1,12 +1,12 @@
 """A rollout on your own machine: ``python -m temporal_patching demo``.
 
-Read ``hosts.py`` and ``workflows.py`` first: that is all a user of the library writes; ``story.py`` is
-what an operator does. The rest is the stage: ``machines.py`` are the "hosts" (directories with a real
-package and a real service each), ``wheels.py`` packs the software ``webshop.py`` into releases,
-``keeper.py`` owns the server and the folder, ``show.py`` prints, ``verify.py`` compares the report with
+Read ``_hosts.py`` and ``_workflows.py`` first: that is all a user of the library writes; ``_story.py`` is
+what an operator does. The rest is the stage: ``_machines.py`` are the "hosts" (directories with a real
+package and a real service each), ``_wheels.py`` packs the software ``_webshop.py`` into releases,
+``_keeper.py`` owns the server and the folder, ``_show.py`` prints, ``_verify.py`` compares the report with
 what the directories really hold.
 """
 
-from .command import main
+from ._command import main
 
 __all__ = ["main"]

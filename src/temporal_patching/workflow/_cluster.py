@@ -39,7 +39,7 @@ from ..policy import _cluster as machine
 from ..policy._rollout_policy import cluster_plan
 from ..policy._rules import canonical
 from ..policy._states import FAILURES, SUCCESSES
-from ._failures import chain, failing, root_text, wait_undisturbed
+from ._failures import call, chain, failing, root_text, wait_undisturbed
 from ._notices import Notices
 from ._raw import read
 from ._template import TemplateWorkflow
@@ -123,14 +123,14 @@ class ClusterPatchWorkflow(TemplateWorkflow[ClusterRequest, ClusterReport]):
         if self.__orders is not None:
             run.obey(self.__orders)
         try:
-            await failing(self.before_cluster(request))
-            await run.freeze(self.order_hosts)
+            await call(self.before_cluster, request)
+            await failing(run.freeze(self.order_hosts))
         except (FailureError, asyncio.CancelledError) as error:
             run.refuse(error)
         await run.go()
         report = run.report()
         try:
-            await failing(self.after_cluster(report))
+            await call(self.after_cluster, report)
         except (FailureError, asyncio.CancelledError) as error:
             said = f"after_cluster: {root_text(error)}"
             report = attrs.evolve(
@@ -271,10 +271,7 @@ class _ClusterRun:
 
     def refuse(self, error: BaseException) -> None:
         """The list could not be made: nothing is touched."""
-        reason = workflow.cancellation_reason()
-        if reason is not None:
-            self._events.append(machine.StopRequested(reason=_aborted(reason), aborted=True))
-        elif isinstance(error, InvalidRequest):
+        if isinstance(error, InvalidRequest):
             self._problem = "; ".join(error.problems)
         else:
             self._problem = f"its hosts could not be listed: {root_text(error)}"
@@ -283,6 +280,7 @@ class _ClusterRun:
 
     async def go(self) -> None:
         """Waits for what happens, decides, and carries it out, until the cluster has ended."""
+        self._obey_cancel()  # asked, not caught: a hook may have swallowed it
         self._untold = True
         telling = asyncio.create_task(self._tell())
         while not self._state.ended:
@@ -301,12 +299,16 @@ class _ClusterRun:
         try:
             await workflow.wait_condition(lambda: bool(self._events or self._broken))
         except asyncio.CancelledError:
-            reason = workflow.cancellation_reason()
-            if reason is None:
+            if workflow.cancellation_reason() is None:
                 raise  # the worker throws this instance out of its cache
-            self._events.append(machine.StopRequested(reason=_aborted(reason), aborted=True))
+            self._obey_cancel()
         if self._broken is not None:
             raise self._broken
+
+    def _obey_cancel(self) -> None:
+        reason = workflow.cancellation_reason()
+        if reason is not None:
+            self._events.append(machine.StopRequested(reason=_aborted(reason), aborted=True))
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar, cast
 
 from temporalio import workflow
+from temporalio.api.failure.v1 import Failure
+from temporalio.converter import DefaultFailureConverter
 from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
@@ -18,6 +20,12 @@ from temporalio.exceptions import (
 )
 
 T = TypeVar("T")
+
+FAILURE_LIMIT = 1_000_000
+"""Bytes of a failure. A larger one would fail the workflow's task, for ever."""
+
+TEXT_LIMIT = 10_000
+"""Characters that are left of the text of a failure that is too large."""
 
 
 def as_failure(error: BaseException) -> BaseException:
@@ -33,17 +41,28 @@ def as_failure(error: BaseException) -> BaseException:
         some = cast("tuple[BaseException, ...]", inner)
         real = [each for each in some if not is_cancelled_exception(each)]
         return as_failure((real or list(some))[0])
-    if isinstance(error, FailureError) and _can_be_told(error):
-        return error
-    told = ApplicationError(_text(error), type=type(error).__name__, non_retryable=True)
-    told.__cause__ = error.__cause__
-    return told
+    told = error
+    if not isinstance(error, FailureError):
+        told = ApplicationError(_text(error), type=type(error).__name__, non_retryable=True)
+        told.__cause__ = error.__cause__
+    if _can_be_told(told):
+        return told
+    kind = getattr(error, "type", None) or type(error).__name__
+    return ApplicationError(_text(error)[:TEXT_LIMIT], type=str(kind), non_retryable=True)
 
 
 async def failing(awaitable: Awaitable[T]) -> T:
     """Awaits something of the user's; whatever it raises is a failure afterwards."""
     try:
         return await awaitable
+    except BaseException as error:
+        raise as_failure(error) from None
+
+
+async def call(hook: Callable[[T], Awaitable[None]], argument: T) -> None:
+    """Calls a hook of the user's; whatever it raises, awaited or not, is a failure afterwards."""
+    try:
+        await hook(argument)
     except BaseException as error:
         raise as_failure(error) from None
 
@@ -66,14 +85,14 @@ def _is_control_flow(error: BaseException) -> bool:
     return not isinstance(error, Exception) and type(error).__module__.startswith("temporalio.")
 
 
-def _can_be_told(error: FailureError) -> bool:
-    if not isinstance(error, ApplicationError):
-        return True
-    try:
-        workflow.payload_converter().to_payloads(error.details)
+def _can_be_told(error: BaseException) -> bool:
+    """Whether it, its details and its causes become a failure that the server takes."""
+    failure = Failure()
+    try:  # details that no converter takes, a cause that is its own cause, a text that raises
+        DefaultFailureConverter().to_failure(error, workflow.payload_converter(), failure)
     except Exception:
-        return False  # a detail that no converter takes would fail the task instead
-    return True
+        return False
+    return failure.ByteSize() <= FAILURE_LIMIT
 
 
 def _text(error: BaseException) -> str:
@@ -86,8 +105,10 @@ def _text(error: BaseException) -> str:
 def chain(error: BaseException) -> Iterator[BaseException]:
     """The error and its causes."""
     link: BaseException | None = error
-    while link is not None:
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:  # "raise error from error" is its own cause
         yield link
+        seen.add(id(link))
         link = link.__cause__
 
 

@@ -17,7 +17,7 @@ from ..models._orders import HostRequest
 from ..policy import DEFAULT_STEPS, HostState, Step, Steps
 from ..policy import _host as machine
 from ..policy._steps import CLOSER_TIME_LIMIT
-from ._failures import chain, failing, root_text
+from ._failures import call, chain, root_text
 from ._raw import read
 from ._template import TemplateWorkflow
 
@@ -117,7 +117,7 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
         if type(self).before_host is HostPatchWorkflow.before_host:
             return machine.Started()
         try:
-            await failing(self.before_host(request))
+            await call(self.before_host, request)
         except (FailureError, asyncio.CancelledError) as error:
             reason = workflow.cancellation_reason()
             if reason is None:
@@ -139,7 +139,7 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
     async def __end(self, result: HostResult) -> HostResult:
         if type(self).after_host is not HostPatchWorkflow.after_host:
             try:
-                await failing(self.after_host(result))
+                await call(self.after_host, result)
             except (FailureError, asyncio.CancelledError) as error:
                 said = f"after_host: {root_text(error)}"
                 reason = f"{result.reason}; {said}" if result.reason else said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, final
@@ -42,8 +42,8 @@ from ..models._report import listed
 from ..policy import ApprovalPolicy, HostState, NoticeKind, Outcome
 from ..policy import _rollout as machine
 from ._approval import ApprovalEvent, ApprovalMixin
-from ._cluster import ClusterPatchWorkflow, digest
-from ._failures import chain, failing, root_text
+from ._cluster import LOST, ClusterPatchWorkflow, digest
+from ._failures import call, chain, root_text
 from ._host import HostPatchWorkflow
 from ._notices import Notices
 from ._raw import read
@@ -150,12 +150,16 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
             InvalidRequest: The procedure or the parameters are not valid. Nothing was touched.
         """
         run = self.__run = _RolloutRun(request, self)
-        await run.resolve()
-        await failing(self.before_rollout(request))
+        try:
+            await run.resolve()
+            await call(self.before_rollout, request)
+        except (FailureError, asyncio.CancelledError):
+            if workflow.cancellation_reason() is None:
+                raise
         await run.go()
         report = run.report()
         try:
-            await failing(self.after_rollout(report))
+            await call(self.after_rollout, report)
         except (FailureError, asyncio.CancelledError) as error:
             said = f"after_rollout: {root_text(error)}"
             report = attrs.evolve(
@@ -241,6 +245,8 @@ class _RolloutRun:
         self._procedure: ResolvedProcedure | None = None
         self._events: deque[machine.RolloutEvent] = deque()
         self._updates: dict[str, ClusterUpdate] = {}
+        self._hosts: dict[str, tuple[str, ...]] = {}
+        """Each cluster's frozen list, to name its hosts if it ends without a report."""
         self._reports: dict[str, ClusterReport] = {}
         self._children: dict[str, asyncio.Task[Any] | None] = {}
         self._orders: dict[str, ClusterOrders] = {}
@@ -280,9 +286,13 @@ class _RolloutRun:
 
     async def go(self) -> None:
         """Waits for what happens, decides, and carries it out, until every cluster has ended."""
+        self._obey_cancel()  # asked, not caught: a hook may have swallowed it
         for cluster in self._request.clusters:
-            self._children[cluster] = None
-            self._start(self._patch(cluster))
+            if self._events:
+                self._never_start(cluster)
+            else:
+                self._children[cluster] = None
+                self._start(self._patch(cluster))
         while self._state.phase != "ended":
             await self._wait()
             while self._events:
@@ -301,13 +311,17 @@ class _RolloutRun:
         try:
             await workflow.wait_condition(lambda: bool(self._events or self._broken))
         except asyncio.CancelledError:
-            reason = workflow.cancellation_reason()
-            if reason is None:
+            if workflow.cancellation_reason() is None:
                 raise  # the worker throws this instance out of its cache
-            said = f"aborted: {reason}" if reason else "aborted"
-            self._events.append(machine.AbortRequested(said))
+            self._obey_cancel()
         if self._broken is not None:
             raise self._broken
+
+    def _obey_cancel(self) -> None:
+        reason = workflow.cancellation_reason()
+        if reason is not None:
+            said = f"aborted: {reason}" if reason else "aborted"
+            self._events.append(machine.AbortRequested(said))
 
     def _start(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)
@@ -378,6 +392,11 @@ class _RolloutRun:
             )
         )
 
+    def _never_start(self, cluster: str) -> None:
+        outcome, reason = Outcome.ABORTED, "the rollout was aborted before its hosts were listed"
+        self._reports[cluster] = ClusterReport(cluster=cluster, outcome=outcome, reason=reason)
+        self._events.append(machine.ClusterEnded(cluster=cluster, outcome=outcome, reason=reason))
+
     async def _report_of(self, cluster: str) -> ClusterReport:
         assert self._procedure is not None  # resolved before anything starts
         try:
@@ -414,27 +433,30 @@ class _RolloutRun:
 
     def _without_report(self, cluster: str, error: BaseException) -> ClusterReport:
         """A cluster that cannot say how it ended: what is not known to be well is not reported as well."""
-        update = self._updates.get(cluster)
-        counts = dict(update.progress.counts) if update is not None else {}
-        names = update.progress.in_flight if update is not None else ()
-        counts[HostState.FAILED] = counts.get(HostState.FAILED, 0) + len(names)
         reason = f"its workflow ended without a report: {root_text(error)}"
+        update = self._updates.get(cluster)
+        known = {each.host: each for each in update.progress.failures} if update else {}
+        began = any(v.name == cluster and v.phase == "running" for v in self._state.clusters)
+        hosts = [
+            known.get(name)
+            or HostReport(
+                cluster=cluster,
+                host=name,
+                state=HostState.FAILED if began else HostState.NOT_STARTED,
+                reason=reason,
+                left_out=LOST if began else None,
+            )
+            for name in self._hosts.get(cluster, ())
+        ]
+        some, omitted = listed(hosts)
         return ClusterReport(
             cluster=cluster,
             outcome=Outcome.STOPPED,
             reason=reason,
-            counts=counts,
-            hosts=tuple(
-                HostReport(
-                    cluster=cluster,
-                    host=name,
-                    state=HostState.FAILED,
-                    reason=reason,
-                    left_out="state unknown",
-                )
-                for name in names
-            ),
-            left_out_of_service=names,
+            counts=Counter(each.state for each in hosts),
+            hosts=some,
+            hosts_omitted=omitted,
+            left_out_of_service=tuple(each.host for each in hosts if each.left_out is not None),
             digest=update.digest if update is not None else "",
         )
 
@@ -468,10 +490,14 @@ class _RolloutRun:
     def told(self, update: ClusterUpdate) -> None:
         """Takes up what a cluster tells. A newer message has all that an older one had, but the list."""
         cluster = update.progress.cluster
+        if cluster not in self._request.clusters:
+            return  # not from a cluster of ours
         last = self._updates.get(cluster)
         if last is not None and update.sequence <= last.sequence:
             return
         self._updates[cluster] = attrs.evolve(update, host_names=())
+        if update.host_names:
+            self._hosts[cluster] = update.host_names
         if last is None and update.problem is not None:
             self._events.append(machine.ClusterNotPlanned(cluster=cluster, problem=update.problem))
         elif last is None and update.planned:

@@ -18,7 +18,7 @@ from temporalio.common import RawValue
 
 from ..exceptions import InvalidRequest
 from ..models._wire import WireType
-from ._failures import as_failure, failing
+from ._failures import as_failure, wait_undisturbed
 from ._raw import read
 
 RequestT = TypeVar("RequestT", bound=WireType)
@@ -118,6 +118,7 @@ def _guarded_init(own_init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(own_init)
     def guarded(self: TemplateWorkflow[Any, Any], *arguments: object) -> None:
         try:
+            _only(arguments, self._request_type)
             own_init(self, *arguments)
         except BaseException as error:
             self._refuse(as_failure(error))
@@ -136,7 +137,7 @@ def _guarded(run: Run) -> Run:
         finally:
             # An operator whose update is under way gets an answer, not AcceptedUpdateCompletedWorkflow.
             if workflow.in_workflow() and not workflow.all_handlers_finished():
-                await failing(workflow.wait_condition(workflow.all_handlers_finished))
+                await wait_undisturbed(workflow.all_handlers_finished)
         return result
 
     return guarded
@@ -167,8 +168,12 @@ def _place(
 
 
 def _accepted(arguments: tuple[object, ...], wanted: type[Any]) -> Any:
+    return read(_only(arguments, wanted), wanted)
+
+
+def _only(arguments: tuple[object, ...], wanted: type[Any]) -> object:
     if len(arguments) != 1:
         raise InvalidRequest(
             [f"takes exactly one {wanted.__name__} (got {len(arguments)} arguments)"], what="input"
         )
-    return read(arguments[0], wanted)
+    return arguments[0]

@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import venv
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import cast
@@ -23,7 +23,7 @@ from typing import cast
 import attrs
 
 from ..workflow import gather
-from .wheels import PACKAGE, build_wheels
+from ._wheels import PACKAGE, build_wheels
 
 CURRENCIES = {"us-4": "CAD"}
 """One shop is not like the others: that is how releases break."""
@@ -159,7 +159,7 @@ class Machine:
 
     def start(self) -> bool:
         """Starts the service in the background. Returns False if it runs already."""
-        if self._service is not None and self._service.poll() is None:
+        if self._service is not None and not _has_ended(self._service):
             return False
         self._port.unlink(missing_ok=True)
         with self._log.open("wb") as log:
@@ -177,7 +177,7 @@ class Machine:
     def stop(self) -> bool:
         """Lets the service take no new requests and end with its last one. False if it did not run."""
         service, self._service = self._service, None
-        if service is None or service.poll() is not None:
+        if service is None or _has_ended(service):
             return False
         self._port.unlink(missing_ok=True)
         service.terminate()
@@ -186,20 +186,20 @@ class Machine:
 
     def drained(self) -> bool:
         """Whether every service that was stopped has ended."""
-        self._draining = [each for each in self._draining if each.poll() is None]
+        self._draining = [each for each in self._draining if not _has_ended(each)]
         return not self._draining
 
     def kill(self) -> None:
         """Ends whatever of its services still runs, at once."""
         for each in (self._service, *self._draining):
             if each is not None:
-                each.kill()
-                each.wait()
+                with each:  # which waits for its end
+                    each.kill()
 
     @property
     def last_words(self) -> str | None:
         """The last line that an ended service wrote; None while it runs."""
-        if self._service is not None and self._service.poll() is None:
+        if self._service is not None and not _has_ended(self._service):
             return None
         said = self._log.read_text(encoding="utf-8", errors="replace").strip()
         return said.splitlines()[-1] if said else "nothing"
@@ -227,7 +227,7 @@ class Machine:
             return None
 
     @asynccontextmanager
-    async def busy_customer(self) -> AsyncIterator[None]:
+    async def busy_customer(self) -> AsyncGenerator[None, None]:
         """A customer whose download goes on until the end of the block."""
         port = int(self._port.read_text(encoding="utf-8"))
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -243,6 +243,14 @@ class Machine:
         return Seen(
             version=await self.version(), serves=await self.serves(), maintenance=self.maintenance
         )
+
+
+def _has_ended(service: subprocess.Popen[bytes]) -> bool:
+    if service.poll() is None:
+        return False
+    if service.stdin is not None:
+        service.stdin.close()
+    return True
 
 
 def _write_pip(path: Path) -> None:

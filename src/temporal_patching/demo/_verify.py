@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ..models import HostReport, HostState, Outcome, RolloutReport
-from .machines import Seen
+from ._machines import Seen
 
 BEFORE_UPDATE = (
     "check_preconditions",
@@ -47,6 +47,9 @@ def _wrong(told: HostReport | None, before: Seen, after: Seen, wanted: str) -> I
     elif state in (HostState.FAILED, HostState.UNREACHABLE):
         assert told is not None  # what is not reported is patched
         yield from _wrong_failure(told, before, after, wanted)
+    elif told is not None and told.left_out is not None:
+        if after.version != before.version or not after.maintenance:
+            yield f"still hold {before.version} and be in maintenance"
     elif after != before:
         yield f"be as it was before ({_said(before)})"
 

@@ -13,11 +13,11 @@ from ..exceptions import Refused, RolloutFailed
 from ..models import Outcome, PatchRequest, RolloutProgress, RolloutReport
 from ..policy import ApprovalPolicy, FailureBudget, RolloutPolicy
 from ..policy._rollout_policy import cluster_plan, wave_sizes
-from .machines import CLUSTERS, Machines
-from .show import Bars, Screen
-from .verify import mismatches
-from .wheels import PACKAGE
-from .workflows import PatchShopFleet
+from ._machines import CLUSTERS, Machines
+from ._show import Bars, Screen
+from ._verify import mismatches
+from ._wheels import PACKAGE
+from ._workflows import PatchShopFleet
 
 TASK_QUEUE = "patching"
 REQUESTER = "carol@example.com"

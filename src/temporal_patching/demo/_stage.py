@@ -13,13 +13,13 @@ from temporalio.worker import Worker
 
 from ..models import Outcome
 from ..worker import PatchingPlugin
-from .hosts import ShopHosts
-from .machines import Machines
-from .server import CannotStart, Keeper
-from .show import Screen
-from .story import TASK_QUEUE, Story
-from .wheels import PACKAGE, RELEASES
-from .workflows import PatchShopFleet, PatchShopHost
+from ._hosts import ShopHosts
+from ._machines import Machines
+from ._server import CannotStart, Keeper
+from ._show import Screen
+from ._story import TASK_QUEUE, Story
+from ._wheels import PACKAGE, RELEASES
+from ._workflows import PatchShopFleet, PatchShopHost
 
 OLD, BROKEN, MENDED = RELEASES
 

@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from ..models import ClusterProgress, HostState, Notice, RolloutProgress, RolloutReport
 from ..policy import Outcome
-from .machines import Seen
+from ._machines import Seen
 
 GOOD, BAD, QUIET = "green", "bold red", "dim"
 STATE_STYLES = {HostState.PATCHED: GOOD, HostState.FAILED: BAD, HostState.CANCELLED: "yellow"}
@@ -137,7 +137,9 @@ class Bars:
                 self._lines[cluster.cluster] = line
                 continue
             if cluster.cluster not in self._bars:
-                self._bars[cluster.cluster] = self._progress.add_task(cluster.cluster, doing="")
+                self._bars[cluster.cluster] = self._progress.add_task(
+                    cluster.cluster, total=cluster.hosts, doing=""
+                )
             bar = self._bars[cluster.cluster]
             self._progress.update(bar, completed=done, total=cluster.hosts, doing=doing)
 

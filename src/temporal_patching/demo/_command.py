@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Coroutine
 from typing import Any, NoReturn
 
-from .server import CannotStart, find_binary
+from ._server import CannotStart, find_binary
 
 GRACE = 90.0
 """Seconds between a signal and the end, at most; the keeper clears away after that, too."""
@@ -64,7 +64,7 @@ def _run() -> int:
     try:
         binary = _requirements()
         # Only now: it imports what may be missing.
-        from .stage import perform
+        from ._stage import perform
 
         asks = sys.stdin is not None and sys.stdin.isatty() and not options.yes
         true = perform(binary, yes=not asks, keep=options.keep)

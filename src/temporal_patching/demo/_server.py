@@ -14,7 +14,7 @@ from typing import cast
 
 from typing_extensions import Self
 
-KEEPER = Path(__file__).with_name("keeper.py")
+KEEPER = Path(__file__).with_name("_keeper.py")
 PATIENCE = 60.0
 """Seconds that the keeper may take to clear away."""
 
@@ -49,12 +49,18 @@ class Keeper:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        assert self._process.stdin is not None  # it is a pipe
+        self._stdin = self._process.stdin
 
     async def __aenter__(self) -> Self:
-        await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(self._answers), self._process.stdout
-        )
-        self.folder = Path(str((await self._answer())["folder"]))
+        try:
+            await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(self._answers), self._process.stdout
+            )
+            self.folder = Path(str((await self._answer())["folder"]))
+        except BaseException:
+            await self._clear_away()
+            raise
         return self
 
     async def __aexit__(
@@ -63,9 +69,10 @@ class Keeper:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        stdin = self._process.stdin
-        assert stdin is not None  # it is a pipe
-        stdin.close()
+        await self._clear_away()
+
+    async def _clear_away(self) -> None:
+        self._stdin.close()
         if not self._kept:
             await asyncio.to_thread(self._process.wait, PATIENCE)
 
@@ -81,10 +88,8 @@ class Keeper:
 
     def keep(self) -> int:
         """Lets server and folder outlive the demo. Returns the process id whose end ends them."""
-        stdin = self._process.stdin
-        assert stdin is not None
-        stdin.write(b"keep\n")
-        stdin.flush()
+        self._stdin.write(b"keep\n")
+        self._stdin.flush()
         self._kept = True
         return self._process.pid
 

@@ -1,4 +1,4 @@
-"""Packs ``webshop.py`` into wheels: three releases, one of them broken. No network, no build tool."""
+"""Packs ``_webshop.py`` into wheels: three releases, one of them broken. No network, no build tool."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RELEASES = {
 def build_wheels(folder: Path) -> None:
     """Writes a wheel of each release into a folder."""
     folder.mkdir()
-    program = Path(__file__).with_name("webshop.py").read_text(encoding="utf-8")
+    program = Path(__file__).with_name("_webshop.py").read_text(encoding="utf-8")
     for version, currencies in RELEASES.items():
         info = f"{PACKAGE}-{version}.dist-info"
         files = {

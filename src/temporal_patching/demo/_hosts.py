@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 from ..activity import PatchActivities
 from ..models import HostList, HostQuery, HostTask, Notice, StepResult
-from .machines import Machines
+from ._machines import Machines
 
 SPACE = 10_000_000
 """Bytes that must be free before an update."""
 
-HEALTHY_WITHIN = 10.0
+HEALTHY_WITHIN = 30.0
 """Seconds that a service may take to answer."""
 
 
@@ -84,7 +84,7 @@ class ShopHosts(PatchActivities):
         )
 
     async def place_test_order(self, task: HostTask) -> StepResult:
-        """A step that ``workflows.py`` adds: buys something."""
+        """A step that ``_workflows.py`` adds: buys something."""
         return StepResult(ok=await self._machines[task.host].order(), message="no receipt")
 
     async def clear_maintenance_mode(self, task: HostTask) -> StepResult:

@@ -1,0 +1,229 @@
+"""Whatever a hook or an activity raises: the workflow ends, no task of it fails, the worker survives."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.exceptions import ApplicationError
+
+from temporal_patching.activity import PatchActivities
+from temporal_patching.exceptions import InvalidRequest
+from temporal_patching.models import (
+    HostList,
+    HostQuery,
+    HostState,
+    HostTask,
+    RolloutReport,
+    StepResult,
+)
+from temporal_patching.policy import FailureBudget, Outcome, RolloutPolicy
+from temporal_patching.testing import SimulatedFleet
+from temporal_patching.workflow import gather
+from tests.raising import NOTABLE, RAISABLE, at, named_after
+from tests.rollouts import Site, ask, ending, site
+from tests.workflows import BrokenInitFleet, NotedFleet, QuickFleet, RaisingFleet
+
+TOLERANT = RolloutPolicy(
+    pilot_hosts=0,
+    max_parallel=40,
+    max_out_of_service="100%",
+    failure_budget=FailureBudget(max_failures="100%", stop_on_failed_wave=False),
+    stop_scope="cluster",
+)
+
+
+class Raising(PatchActivities):
+    """Hosts that raise in their update, asynchronously or in a thread, what they are named after."""
+
+    def __init__(self, clusters: dict[str, list[str]]) -> None:
+        self.clusters = clusters
+
+    async def list_hosts(self, query: HostQuery) -> HostList:
+        return HostList(hosts=self.clusters[query.cluster])
+
+    async def perform_update(self, task: HostTask) -> StepResult:
+        at("perform_update", task.host)
+        return StepResult(changed=True)
+
+    def check_preconditions(self, task: HostTask) -> StepResult:
+        at("check_preconditions", task.host)
+        return StepResult()
+
+
+@pytest.fixture
+def tag() -> str:
+    """What makes names unique."""
+    return uuid.uuid4().hex[:6]
+
+
+async def survives(here: Site, tag: str) -> None:
+    """The worker still patches."""
+    report = await here.report(ask(f"{tag}-well", policy=TOLERANT), RaisingFleet)
+    assert report.outcome is Outcome.PATCHED
+
+
+def well(tag: str) -> dict[str, list[str]]:
+    """A cluster in which nothing is raised."""
+    return {f"{tag}-well": [f"{tag}-well-1"]}
+
+
+def test_the_walk_finds_what_matters() -> None:
+    """The walk over all exception classes has found the dangerous ones, and many others."""
+    assert set(NOTABLE) <= set(RAISABLE)
+    assert len(RAISABLE) > 150
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("place", ["before_host", "perform_update", "check_preconditions"])
+async def test_raised_at_a_host(client: Client, tag: str, place: str) -> None:
+    """Whatever class is raised there, the host is FAILED with a reason, and the rollout goes on."""
+    hosts = [f"{tag}-{name}" for name in named_after(place)]
+    activities = Raising({tag: hosts, **well(tag)})
+    async with site(client, activities, [RaisingFleet], sandboxed=False) as here:
+        report = await asyncio.wait_for(
+            here.report(ask(tag, policy=TOLERANT), RaisingFleet), timeout=150
+        )
+        await survives(here, tag)
+    failed = report.counts[HostState.FAILED] + report.counts[HostState.UNREACHABLE]
+    assert failed == len(hosts), report.summary
+    assert all(host.reason.startswith(f"{place}: ") for host in report.hosts)
+    assert report.left_out_of_service == ()
+
+
+@pytest.mark.timeout(180)
+async def test_raised_after_a_host(client: Client, tag: str) -> None:
+    """Whatever class is raised after a host is done, it is patched all the same."""
+    hosts = [f"{tag}-{name}" for name in named_after("after_host")]
+    activities = Raising({tag: hosts, **well(tag)})
+    async with site(client, activities, [RaisingFleet], sandboxed=False) as here:
+        report = await asyncio.wait_for(
+            here.report(ask(tag, policy=TOLERANT), RaisingFleet), timeout=150
+        )
+        await survives(here, tag)
+    assert report.counts[HostState.PATCHED] == len(hosts), report.summary
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("place", ["before_cluster", "after_cluster", "order_hosts"])
+async def test_raised_at_a_cluster(client: Client, tag: str, place: str) -> None:
+    """What is raised before a cluster starts refuses the plan, by name; afterwards it changes nothing."""
+    names = [f"{tag}-{name}" for name in named_after(place, *NOTABLE)]
+    clusters = {name: [name] for name in names}
+    activities = Raising({**clusters, **well(tag)})
+    async with site(client, activities, [RaisingFleet], sandboxed=False) as here:
+        reports = await asyncio.wait_for(
+            gather(
+                *[here.report(ask(name, policy=TOLERANT), RaisingFleet) for name in names], limit=8
+            ),
+            timeout=150,
+        )
+        await survives(here, tag)
+    for name, report in zip(names, reports, strict=True):
+        if place == "after_cluster":
+            assert report.outcome is Outcome.PATCHED, report
+            assert report.clusters[0].reason.startswith("after_cluster: ")
+        else:
+            assert report.outcome is Outcome.STOPPED
+            assert report.reason.startswith(f"the plan is refused: cluster '{name}': "), report
+            assert report.counts[HostState.PATCHED] == 0
+
+
+@pytest.mark.timeout(180)
+async def test_raised_before_a_rollout(client: Client, tag: str) -> None:
+    """Whatever class is raised before a rollout starts, it fails, with the class's name, untouched."""
+    names = named_after("before_rollout")
+    activities = Raising(well(tag))
+    async with site(client, activities, [RaisingFleet], sandboxed=False, replays=False) as here:
+
+        async def failed(name: str) -> str:
+            rollout = await here.start(ask(f"{tag}-well", update_command=name), RaisingFleet)
+            with pytest.raises((WorkflowFailureError, InvalidRequest)) as refused:
+                await rollout.result()
+            return type(refused.value).__name__
+
+        await asyncio.wait_for(gather(*[failed(name) for name in names], limit=20), timeout=150)
+        here.ids = here.ids[:30]
+        await here.replay()
+        await survives(here, tag)
+
+
+@pytest.mark.timeout(120)
+async def test_raised_after_a_rollout(client: Client, tag: str) -> None:
+    """What is raised after a rollout stands in the report's reason; the outcome stays."""
+    names = named_after("after_rollout", *NOTABLE)
+    activities = Raising({f"{tag}-{n}": [f"{tag}-{n}-1"] for n in range(len(names))} | well(tag))
+    async with site(client, activities, [RaisingFleet], sandboxed=False) as here:
+
+        async def report(n: int, name: str) -> RolloutReport:
+            request = ask(f"{tag}-{n}")
+            return await ending(await here.start(request, RaisingFleet, id=f"{tag}-{name}"))
+
+        reports = await gather(*[report(n, name) for n, name in enumerate(names)], limit=8)
+        await survives(here, tag)
+    for each in reports:
+        assert each.outcome is Outcome.PATCHED
+        assert each.reason.startswith("after_rollout: "), each
+
+
+RUBBISH: list[tuple[list[Any], str]] = [
+    ([], "takes exactly one PatchRequest (got 0 arguments)"),
+    ([1, 2], "takes exactly one PatchRequest (got 2 arguments)"),
+    (["rubbish"], "must be an object with the fields of PatchRequest"),
+    ([{"clusters": [], "requester": 5, "nope": 1}], "extra fields found (nope) @ $"),
+]
+
+
+@pytest.mark.parametrize("fleet", [QuickFleet, NotedFleet])
+async def test_rubbish_ends_the_workflow(client: Client, tag: str, fleet: type[Any]) -> None:
+    """Wrong arity and rubbish end the workflow with a message, also with an own `__init__`."""
+    async with site(client, Raising(well(tag)), [fleet]) as here:
+
+        async def said(arguments: Sequence[Any]) -> str:
+            id = f"{tag}-{uuid.uuid4().hex[:6]}"
+            here.ids.append(id)
+            handle: Any = await client.start_workflow(
+                fleet.__name__, args=arguments, id=id, task_queue=here.task_queue
+            )
+            with pytest.raises(WorkflowFailureError) as failed:
+                await asyncio.wait_for(handle.result(), timeout=20)
+            cause = failed.value.cause
+            assert isinstance(cause, ApplicationError)
+            assert cause.type == "InvalidRequest"
+            return cause.message
+
+        messages = await asyncio.gather(*(said(arguments) for arguments, _ in RUBBISH))
+    for message, (_, expected) in zip(messages, RUBBISH, strict=True):
+        assert expected in message
+
+
+async def test_a_bug_in_the_constructor(client: Client, tag: str) -> None:
+    """What a class's own `__init__` raises fails the workflow with it."""
+    async with site(client, Raising(well(tag)), [BrokenInitFleet]) as here:
+        rollout = await here.start(ask(f"{tag}-well"), BrokenInitFleet)
+        with pytest.raises(WorkflowFailureError) as failed:
+            await asyncio.wait_for(rollout.result(), timeout=20)
+    assert "a bug in the constructor" in str(failed.value.cause)
+
+
+@pytest.mark.parametrize("signal", ["cluster_update", "orders", "approve", "reject"])
+async def test_rubbish_signals_are_ignored(client: Client, tag: str, signal: str) -> None:
+    """Signals with rubbish, wrong arity or from nobody's cluster neither hang nor steer anything."""
+    stray: list[list[Any]] = [[], [1, 2], ["rubbish"], [{"sequence": "first"}]]
+    if signal == "cluster_update":
+        stray.append([{"sequence": 99, "progress": {"cluster": "nobody"}, "planned": True}])
+    fleet = SimulatedFleet({tag: 1})
+    fleet.hold("perform_update")
+    async with site(client, fleet, [QuickFleet]) as here:
+        rollout = await here.start(ask(tag))
+        await fleet.reached("perform_update")
+        target = f"{rollout.id}/{tag}" if signal == "orders" else rollout.id
+        for arguments in stray:
+            await client.get_workflow_handle(target).signal(signal, args=arguments)
+        fleet.release("perform_update")
+        report = await rollout.result()
+    assert report.outcome is Outcome.PATCHED
