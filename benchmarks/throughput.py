@@ -20,19 +20,19 @@ import sys
 import sysconfig
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 from uuid import uuid4
 
 from hand_written import STEPS, HandCluster, HandHost, PatchByHand, hand_step
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
 from temporal_patching.activity import PatchActivities
 from temporal_patching.client import Rollout
 from temporal_patching.models import HostList, HostQuery, HostTask, PatchRequest, StepResult
 from temporal_patching.policy import RolloutPolicy
 from temporal_patching.worker import PatchingPlugin
 from temporal_patching.workflow import SystemPatchWorkflow
-from temporalio.client import Client
-from temporalio.testing import WorkflowEnvironment
-from temporalio.worker import Worker
 
 SERVICES, COMMAND = ["nginx"], "apt-get -y upgrade"
 
@@ -124,7 +124,9 @@ async def measure(kind: str, client: Client, address: str, hosts: list[str], par
 
 async def compare(pairs: int, count: int, parallel: int) -> None:
     hosts = [f"host-{number:04}" for number in range(count)]
-    binary = shutil.which("temporal", path=sysconfig.get_path("scripts")) or shutil.which("temporal")
+    binary = shutil.which("temporal", path=sysconfig.get_path("scripts")) or shutil.which(
+        "temporal"
+    )
     async with await WorkflowEnvironment.start_local(
         dev_server_existing_path=binary, dev_server_log_level="error"
     ) as server:
@@ -139,7 +141,7 @@ async def compare(pairs: int, count: int, parallel: int) -> None:
     seconds = [statistics.median(run.seconds for run in each) for each in (hand, ours)]
     cpu = [statistics.median(run.cpu for run in each) for each in (hand, ours)]
     print(f"\n{count} hosts, {len(STEPS)} steps, {parallel} at once, median of {pairs} pairs")
-    print(f"            hand-written   library   ratio")
+    print("            hand-written   library   ratio")
     print(f"wall clock  {seconds[0]:10.2f} s {seconds[1]:7.2f} s {seconds[0] / seconds[1]:7.2f}")
     print(f"worker CPU  {cpu[0]:10.2f} s {cpu[1]:7.2f} s {cpu[0] / cpu[1]:7.2f}")
 

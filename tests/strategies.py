@@ -29,7 +29,11 @@ words = st.text(min_size=1, max_size=30).filter(lambda text: text.strip())
 durations = st.timedeltas(min_value=timedelta(microseconds=1), max_value=LONGEST)
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
@@ -95,7 +99,9 @@ def rollout_policies() -> st.SearchStrategy[RolloutPolicy]:
 def approval_policies(draw: st.DrawFn, others_than: str = "") -> ApprovalPolicy:
     """Approval policies that can be met without ``others_than``."""
     approvers = draw(
-        people().filter(lambda some: any(canonical(each) != canonical(others_than) for each in some))
+        people().filter(
+            lambda some: any(canonical(each) != canonical(others_than) for each in some)
+        )
     )
     others = [each for each in approvers if canonical(each) != canonical(others_than)]
     timeout = draw(durations)
@@ -125,7 +131,9 @@ def requests(draw: st.DrawFn) -> PatchRequest:
         pre_update_scripts=draw(scripts),
         post_update_scripts=draw(scripts),
         secrets=draw(
-            st.dictionaries(words, st.from_regex(r"(vault|env):[\w/#.-]{1,10}", fullmatch=True), max_size=2)
+            st.dictionaries(
+                words, st.from_regex(r"(vault|env):[\w/#.-]{1,10}", fullmatch=True), max_size=2
+            )
         ),
         params=draw(st.dictionaries(words, json_values, max_size=2)),
         policy=draw(rollout_policies()),
@@ -156,9 +164,7 @@ def retry_policies(draw: st.DrawFn) -> RetryPolicy:
 @st.composite
 def steps(draw: st.DrawFn) -> Step:
     """Steps by themselves, of any kind and name."""
-    kind = draw(
-        st.sampled_from(["gate", "takes", "update", "closes", "plain", "reboot", "health"])
-    )
+    kind = draw(st.sampled_from(["gate", "takes", "update", "closes", "plain", "reboot", "health"]))
     identifier = st.from_regex(r"[a-z][a-z_]{0,10}", fullmatch=True)
     return Step(
         draw(identifier),

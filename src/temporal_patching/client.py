@@ -49,7 +49,7 @@ StartedT = TypeVar("StartedT", bound=SystemPatchWorkflow)
 AnswerT = TypeVar("AnswerT")
 WireT = TypeVar("WireT", bound=WireType)
 
-PATIENCE = timedelta(seconds=10)
+_PATIENCE = timedelta(seconds=10)
 """How long an operator waits for a worker to answer."""
 
 
@@ -124,8 +124,8 @@ class Rollout(Generic[WorkflowT]):
 
     def __init__(self, client: Client, handle: WorkflowHandle[WorkflowT, RolloutReport]) -> None:
         self._client = client
-        self.handle = handle
-        self.approvals = Approvals(client, handle.id)
+        self.handle: WorkflowHandle[WorkflowT, RolloutReport] = handle
+        self.approvals: Approvals = Approvals(client, handle.id)
 
     @property
     def id(self) -> str:
@@ -318,7 +318,7 @@ class Rollout(Generic[WorkflowT]):
 
 
 async def _query(handle: WorkflowHandle[Any, Any], name: str, wanted: type[WireT]) -> WireT:
-    asking = handle.query(name, result_type=wanted, rpc_timeout=PATIENCE)
+    asking = handle.query(name, result_type=wanted, rpc_timeout=_PATIENCE)
     try:
         return await _answered(asking, handle.id)
     except (WorkflowQueryFailedError, WorkflowQueryRejectedError) as error:
@@ -327,7 +327,7 @@ async def _query(handle: WorkflowHandle[Any, Any], name: str, wanted: type[WireT
 
 async def _answered(asking: Awaitable[AnswerT], id: str) -> AnswerT:
     try:
-        return await asyncio.wait_for(asking, PATIENCE.total_seconds())
+        return await asyncio.wait_for(asking, _PATIENCE.total_seconds())
     except (
         asyncio.TimeoutError,
         RPCTimeoutOrCancelledError,
@@ -351,5 +351,5 @@ def _told(error: RPCError, id: str) -> Exception:
 
 def _no_worker(id: str) -> NotAnswered:
     return NotAnswered(
-        f"no worker answered for {id!r} within {PATIENCE.seconds} seconds: is one running on its task queue?"
+        f"no worker answered for {id!r} within {_PATIENCE.seconds} seconds: is one running on its task queue?"
     )

@@ -27,13 +27,14 @@ from .models._wire import from_json
 from .policy._rules import did_you_mean
 from .policy._steps import KINDS, resolve
 from .workflow import ClusterPatchWorkflow, HostPatchWorkflow, SystemPatchWorkflow
+from .workflow._failures import text_of
 
 __all__ = ["PatchingPlugin"]
 
-Activity = Callable[..., Any]
+_Activity = Callable[..., Any]
 T = TypeVar("T")
 
-PASSED_THROUGH = ("temporal_patching", "attr", "attrs", "cattrs")
+_PASSED_THROUGH = ("temporal_patching", "attr", "attrs", "cattrs")
 """Else the sandbox imports them again for every workflow; cattrs does not survive that."""
 
 _NOT_STEPS = frozenset({"list_hosts", "notify"})
@@ -76,7 +77,7 @@ class PatchingPlugin(SimplePlugin):
 
         def pass_through(runner: WorkflowRunner | None) -> WorkflowRunner:
             if isinstance(runner, SandboxedWorkflowRunner):
-                restrictions = runner.restrictions.with_passthrough_modules(*PASSED_THROUGH)
+                restrictions = runner.restrictions.with_passthrough_modules(*_PASSED_THROUGH)
                 return SandboxedWorkflowRunner(
                     restrictions=restrictions, runner_class=runner.runner_class
                 )
@@ -84,7 +85,7 @@ class PatchingPlugin(SimplePlugin):
                 raise ValueError("No WorkflowRunner was given to the PatchingPlugin.")
             return runner
 
-        def add_activities(there: Sequence[Activity] | None) -> Sequence[Activity]:
+        def add_activities(there: Sequence[_Activity] | None) -> Sequence[_Activity]:
             return _united(there, made)
 
         def add_workflows(there: Sequence[type] | None) -> Sequence[type]:
@@ -130,7 +131,7 @@ def _united(there: Sequence[T] | None, ours: Sequence[T]) -> list[T]:
 # From a user's methods to activities
 
 
-def _activities(activities: PatchActivities, classes: Sequence[type]) -> list[Activity]:
+def _activities(activities: PatchActivities, classes: Sequence[type]) -> list[_Activity]:
     kind = type(activities)
     methods = implemented(kind)
     if "list_hosts" not in methods:
@@ -185,11 +186,21 @@ class _Tame:
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if error is None or isinstance(error, asyncio.CancelledError):
-            return
-        if not isinstance(error, Exception) or isinstance(error, (StopIteration, BrokenExecutor)):
-            kind = type(error).__name__
-            raise ApplicationError(f"{error}" or kind, type=kind) from None
+        if error is not None and not _is_tame(error):
+            raise ApplicationError(text_of(error), type=type(error).__name__) from None
+
+
+def _is_tame(error: BaseException) -> bool:
+    if isinstance(error, asyncio.CancelledError):
+        return True
+    # The SDK takes a broken executor for its own, and ends the worker.
+    if not isinstance(error, Exception) or isinstance(error, (StopIteration, BrokenExecutor)):
+        return False
+    try:
+        str(error)
+    except Exception:
+        return False  # the SDK would never report the activity's end
+    return True
 
 
 def _told(argument: Any) -> Any:
@@ -215,7 +226,7 @@ def _checked(answer: Any, name: str, gives: type) -> Any:
 # The library's own activities
 
 
-def _resolver(kind: type[PatchActivities], classes: Sequence[type]) -> Activity:
+def _resolver(kind: type[PatchActivities], classes: Sequence[type]) -> _Activity:
     by_name = {_workflow_type(each): each for each in classes}
 
     @activity.defn(name="resolve_procedure")

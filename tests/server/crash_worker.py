@@ -1,7 +1,4 @@
-"""A worker process to be killed: its hosts are files, so that their truth outlives it.
-
-    python -m tests.server.crash_worker ADDRESS TASK_QUEUE FOLDER
-"""
+"""A worker process to be killed: its hosts are files, so that their truth outlives it."""
 
 from __future__ import annotations
 
@@ -74,6 +71,7 @@ class FileHosts(PatchActivities):
 
 
 async def main(address: str, task_queue: str, folder: str) -> None:
+    """Works until it is killed."""
     client = await Client.connect(address)
     plugin = PatchingPlugin(FileHosts(Path(folder)), workflows=[CrashFleet])
     async with Worker(client, task_queue=task_queue, plugins=[plugin]):

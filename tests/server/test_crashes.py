@@ -32,6 +32,7 @@ LAG = 0.8 * HEARTBEAT_TIMEOUT.total_seconds() + 0.05
 async def worker_process(
     address: str, task_queue: str, folder: Path
 ) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A worker in a process of its own, killed at the end."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.server.crash_worker", address, task_queue, str(folder),
         stdout=asyncio.subprocess.PIPE, cwd=ROOT,
@@ -54,6 +55,7 @@ class Line:
 
 
 def lines(folder: Path, host: str) -> list[Line]:
+    """What a host has seen."""
     file = folder / host
     if not file.exists():
         return []
@@ -62,10 +64,12 @@ def lines(folder: Path, host: str) -> list[Line]:
 
 
 def units(folder: Path, host: str) -> list[Line]:
+    """The units of work that a host has seen."""
     return [line for line in lines(folder, host) if line.what.isdigit()]
 
 
 async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Waits for a condition, and not for ever."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -73,6 +77,7 @@ async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 async def start(client: Client, workflow_id: str, task_queue: str) -> Rollout[CrashFleet]:
+    """Starts a rollout over both hosts at once."""
     request = PatchRequest(
         clusters=["eu-1"],
         requester="carol@example.com",
@@ -82,13 +87,16 @@ async def start(client: Client, workflow_id: str, task_queue: str) -> Rollout[Cr
 
 
 async def check(rollout: Rollout[CrashFleet], folder: Path, *, dead_at: float) -> None:
+    """The rollout ends well, and repeats no more than the heartbeats lag."""
     report = await rollout.result()
     assert report.outcome is Outcome.PATCHED
     assert report.counts[HostState.PATCHED] == len(HOSTS)
     for host in HOSTS:
         done = units(folder, host)
         assert {int(line.what) for line in done} == set(range(UNITS)), "a unit was left out"
-        repeated = [int(unit) for unit, times in Counter(l.what for l in done).items() if times > 1]
+        repeated = [
+            int(unit) for unit, times in Counter(line.what for line in done).items() if times > 1
+        ]
         first = [line for line in done if line.attempt == 1]
         resumed_at = int(next(line.what for line in done if line.attempt > 1))
         lost = sum(line.at > dead_at - LAG for line in first)

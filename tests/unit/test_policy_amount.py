@@ -32,7 +32,14 @@ def test_a_number_is_itself(amount: int, total: int) -> None:
 
 @pytest.mark.parametrize(
     ("amount", "total", "down", "up"),
-    [("5%", 50, 2, 3), ("5%", 1000, 50, 50), ("0.1%", 999, 0, 1), ("100%", 7, 7, 7), ("0%", 7, 0, 0), ("29%", 100, 29, 29)],
+    [
+        ("5%", 50, 2, 3),
+        ("5%", 1000, 50, 50),
+        ("0.1%", 999, 0, 1),
+        ("100%", 7, 7, 7),
+        ("0%", 7, 0, 0),
+        ("29%", 100, 29, 29),
+    ],
 )
 def test_percentages_by_example(amount: str, total: int, down: int, up: int) -> None:
     """Percentages have no binary fractions in them: 29 % of 100 is 29."""
@@ -41,7 +48,27 @@ def test_percentages_by_example(amount: str, total: int, down: int, up: int) -> 
 
 @pytest.mark.parametrize(
     "amount",
-    [-1, True, 1.5, None, "", "5", "five%", "-5%", "5 %", " 5%", "5%%", "101%", "100.01%", "1e1%", "5,5%", "٥%", "0.00001%", b"5%", ["5%"]],
+    [
+        -1,
+        True,
+        1.5,
+        None,
+        "",
+        "5",
+        "five%",
+        "-5%",
+        "5 %",
+        " 5%",
+        "5%%",
+        "101%",
+        "100.01%",
+        "1e1%",
+        "5,5%",
+        "٥%",
+        "0.00001%",
+        b"5%",
+        ["5%"],
+    ],
 )
 def test_what_is_no_amount_is_refused(amount: object) -> None:
     """Anything but a whole number or a percentage from 0% to 100% is refused by the field's name."""

@@ -37,9 +37,7 @@ from tests.strategies import failure_budgets, rollout_policies
         (["100%"], 0, ()),
     ],
 )
-def test_the_table_of_waves(
-    waves: list[int | str], hosts: int, expected: tuple[int, ...]
-) -> None:
+def test_the_table_of_waves(waves: list[int | str], hosts: int, expected: tuple[int, ...]) -> None:
     """Waves are sizes of the whole list, not cumulative; the last repeats until no host is left."""
     plan = cluster_plan(RolloutPolicy(pilot_hosts=1, waves=waves), hosts)
     assert plan.pilots == min(1, hosts)
@@ -66,7 +64,8 @@ def test_widths_round_down_to_one_and_pilots_round_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("max_failures", "hosts", "tolerated"), [("5%", 50, 2), ("5%", 1000, 50), ("5%", 19, 0), (3, 1, 3), (0, 9, 0)]
+    ("max_failures", "hosts", "tolerated"),
+    [("5%", 50, 2), ("5%", 1000, 50), ("5%", 19, 0), (3, 1, 3), (0, 9, 0)],
 )
 def test_a_budget_stops_when_it_is_exceeded(
     max_failures: int | str, hosts: int, tolerated: int
@@ -85,7 +84,9 @@ def test_unreachable_hosts_have_their_own_limit_where_there_is_one() -> None:
     budget = allowed(FailureBudget(max_failures=1, max_unreachable=2), 50)
     assert budget.why_exceeded(failed=1, unreachable=2, sample=3) is None
     assert budget.why_exceeded(failed=2, unreachable=0, sample=3) == "2 hosts failed, 1 allowed"
-    assert budget.why_exceeded(failed=0, unreachable=3, sample=3) == "3 hosts unreachable, 2 allowed"
+    assert (
+        budget.why_exceeded(failed=0, unreachable=3, sample=3) == "3 hosts unreachable, 2 allowed"
+    )
 
 
 def test_a_percentage_waits_for_its_sample_and_a_number_does_not() -> None:

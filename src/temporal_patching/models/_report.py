@@ -127,7 +127,14 @@ class ClusterReport(WireType):
 @final
 @attrs.frozen(kw_only=True)
 class VoteReport(WireType):
-    """One person's vote, as it was counted."""
+    """One person's vote, as it was counted.
+
+    Attributes:
+        by: Who voted.
+        approve: Whether it approves or rejects.
+        reason: Why, as the voter said.
+        at: When it was counted (workflow time).
+    """
 
     _refuses_unknown = False
 
@@ -175,7 +182,13 @@ class GateReport(WireType):
 @final
 @attrs.frozen(kw_only=True)
 class RefusedVote(WireType):
-    """A vote by signal that did not count, and why."""
+    """A vote by signal that did not count, and why.
+
+    Attributes:
+        reason: Why it did not count.
+        by: Who voted, as far as it could be read.
+        gate: At which gate, as far as it could be read.
+    """
 
     _refuses_unknown = False
 
@@ -187,7 +200,13 @@ class RefusedVote(WireType):
 @final
 @attrs.frozen(kw_only=True)
 class ApprovalReport(WireType):
-    """The answer of the ``approvals`` query: every gate, and the last votes that were refused."""
+    """The answer of the ``approvals`` query: every gate, and the last votes that were refused.
+
+    Attributes:
+        gates: Every gate that is known.
+        refused: The last votes by signal that did not count, at most 50.
+        held: Votes that came before any gate was known; they are judged when theirs opens.
+    """
 
     _refuses_unknown = False
 
@@ -205,7 +224,16 @@ class ApprovalReport(WireType):
 @final
 @attrs.frozen(kw_only=True)
 class ClusterSummary(WireType):
-    """One cluster in a rollout's report."""
+    """One cluster in a rollout's report.
+
+    Attributes:
+        cluster: Its name.
+        outcome: How it ended.
+        reason: Why it stopped. Empty if it did not.
+        counts: Hosts by state; every state has a number.
+        waves: How many waves it began, the pilots not counted.
+        digest: Fingerprint of the frozen host list.
+    """
 
     _refuses_unknown = False
 
@@ -265,7 +293,12 @@ class RolloutReport(WireType):
 @final
 @attrs.frozen(kw_only=True)
 class CompletedSteps(WireType):
-    """The answer of the ``completed_steps`` query: what is done, in order, the last 1,000."""
+    """The answer of the ``completed_steps`` query: what is done, in order, the last 1,000.
+
+    Attributes:
+        steps: What is done, in order.
+        omitted: How many older ones are left out.
+    """
 
     _refuses_unknown = False
 

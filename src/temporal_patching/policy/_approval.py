@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, final
 
 import attrs
 
@@ -32,6 +32,7 @@ MAX_REMINDERS = 1_000
 """Reminders of one gate: each is a few events in a history that has to stay short."""
 
 
+@final
 @attrs.frozen(kw_only=True)
 class ApprovalPolicy(Checked):
     """Who decides at a gate, how many must agree, and how long they have.

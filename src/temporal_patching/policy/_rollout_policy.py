@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import Literal, cast
+from typing import Literal, cast, final
 
 import attrs
 
@@ -66,6 +66,7 @@ def as_notices(entries: Iterable[NoticeKind]) -> tuple[NoticeKind, ...]:
     return cast("tuple[NoticeKind, ...]", frozen(entries))
 
 
+@final
 @attrs.frozen(kw_only=True)
 class FailureBudget(Checked):
     """How many hosts may fail before the rollout stops. Not SRE's error budget.
@@ -97,6 +98,7 @@ class FailureBudget(Checked):
     stop_on_failed_wave: bool = attrs.field(default=True, metadata=must(flag))
 
 
+@final
 @attrs.frozen(kw_only=True)
 class RolloutPolicy(Checked):
     """How a rollout goes through its hosts. The defaults are slow rather than wide.

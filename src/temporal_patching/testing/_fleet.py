@@ -132,7 +132,11 @@ class FailAt(Fault):
 @final
 @attrs.frozen
 class RefuseAt(Fault):
-    """The step answers ``ok=False``: trying again would not help. Args: as ``FailAt``."""
+    """The step answers ``ok=False``: trying again would not help. Args: as ``FailAt``.
+
+    Attributes:
+        message: What the answer says.
+    """
 
     message: str = attrs.field(default="simulated refusal", kw_only=True)
 
@@ -154,7 +158,11 @@ class Unreachable(Fault):
 @final
 @attrs.frozen
 class Slow(Fault):
-    """The step takes that long before it has its effect. A cancel ends it at the next heartbeat."""
+    """The step takes that long before it has its effect. A cancel ends it at the next heartbeat.
+
+    Attributes:
+        duration: How long it takes.
+    """
 
     duration: timedelta = attrs.field(default=timedelta(seconds=1), kw_only=True)
 

@@ -22,6 +22,7 @@ from ..policy._rules import canonical, did_you_mean
 from ._raw import read
 
 ApprovalEvent = Literal["requested", "reminder", "expired"]
+"""What ``on_approval`` is told of: a gate asks for votes, reminds of them, or has expired."""
 
 MAX_HELD = 100
 """Votes kept for gates that are not known yet."""

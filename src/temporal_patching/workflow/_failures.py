@@ -43,12 +43,12 @@ def as_failure(error: BaseException) -> BaseException:
         return as_failure((real or list(some))[0])
     told = error
     if not isinstance(error, FailureError):
-        told = ApplicationError(_text(error), type=type(error).__name__, non_retryable=True)
+        told = ApplicationError(text_of(error), type=type(error).__name__, non_retryable=True)
         told.__cause__ = error.__cause__
     if _can_be_told(told):
         return told
     kind = getattr(error, "type", None) or type(error).__name__
-    return ApplicationError(_text(error)[:TEXT_LIMIT], type=str(kind), non_retryable=True)
+    return ApplicationError(text_of(error)[:TEXT_LIMIT], type=str(kind), non_retryable=True)
 
 
 async def failing(awaitable: Awaitable[T]) -> T:
@@ -95,7 +95,8 @@ def _can_be_told(error: BaseException) -> bool:
     return failure.ByteSize() <= FAILURE_LIMIT
 
 
-def _text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """What it says, or its class's name; never raises."""
     try:
         return str(error) or type(error).__name__
     except Exception:
@@ -112,7 +113,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__
 
 
-def root_text(error: BaseException) -> str:
+def roottext_of(error: BaseException) -> str:
     """What really went wrong, in one line: not "Activity task failed"."""
     links = [
         each for each in chain(error) if not isinstance(each, (ActivityError, ChildWorkflowError))
@@ -120,7 +121,7 @@ def root_text(error: BaseException) -> str:
     link = links[0] if links else error
     if isinstance(link, TimeoutError):
         kind = link.type.name.lower() if link.type is not None else "unknown"
-        last = f", last: {root_text(link.__cause__)}" if link.__cause__ is not None else ""
+        last = f", last: {roottext_of(link.__cause__)}" if link.__cause__ is not None else ""
         return f"timed out ({kind}){last}"
     if isinstance(link, ApplicationError):
         known = link.type in (
@@ -133,4 +134,4 @@ def root_text(error: BaseException) -> str:
         return link.message if known else f"{link.type}: {link.message}"
     if isinstance(link, CancelledError):
         return "cancelled"
-    return _text(link)
+    return text_of(link)

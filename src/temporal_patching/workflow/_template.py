@@ -152,6 +152,9 @@ def _place(
     written: Callable[..., Any] | None = None,
 ) -> None:
     made = cast("Any", function)
+    made.__doc__ = (
+        made.__doc__ or "Carries out the request. Made for each class when it is defined."
+    )
     # What the SDK looks at: where it stands, and what it takes. What it really takes is anything.
     made.__name__, made.__qualname__ = name, f"{cls.__qualname__}.{name}"
     made.__module__ = cls.__module__
