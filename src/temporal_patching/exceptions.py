@@ -70,7 +70,7 @@ class RolloutFailed(PatchingError):
 
     def __init__(self, message: str, report: RolloutReport) -> None:
         super().__init__(message)
-        self.report = report
+        self.report: RolloutReport = report
 
 
 @final
@@ -100,7 +100,7 @@ class InvalidRequest(ApplicationError, ValueError):
     """
 
     def __init__(self, problems: Iterable[str], *, what: str = "") -> None:
-        self.problems = tuple(problems)
+        self.problems: tuple[str, ...] = tuple(problems)
         text = "; ".join(self.problems)
         super().__init__(
             f"{what}: {text}" if what else text, type="InvalidRequest", non_retryable=True

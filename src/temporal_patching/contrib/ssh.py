@@ -52,10 +52,10 @@ from ..exceptions import HostUnreachable, OutcomeUnknown
 try:
     import asyncssh
     from asyncssh.constants import EXTENDED_DATA_STDERR
-except ImportError as error:
+except ImportError as _missing:
     raise ImportError(
         "temporal_patching.contrib.ssh needs asyncssh: pip install 'temporal-patching[ssh]'"
-    ) from error
+    ) from _missing
 
 __all__ = ["CommandFailed", "CommandResult", "HostKeyRefused", "Reboot", "Ssh"]
 

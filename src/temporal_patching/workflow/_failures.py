@@ -113,7 +113,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__
 
 
-def roottext_of(error: BaseException) -> str:
+def root_text(error: BaseException) -> str:
     """What really went wrong, in one line: not "Activity task failed"."""
     links = [
         each for each in chain(error) if not isinstance(each, (ActivityError, ChildWorkflowError))
@@ -121,7 +121,7 @@ def roottext_of(error: BaseException) -> str:
     link = links[0] if links else error
     if isinstance(link, TimeoutError):
         kind = link.type.name.lower() if link.type is not None else "unknown"
-        last = f", last: {roottext_of(link.__cause__)}" if link.__cause__ is not None else ""
+        last = f", last: {root_text(link.__cause__)}" if link.__cause__ is not None else ""
         return f"timed out ({kind}){last}"
     if isinstance(link, ApplicationError):
         known = link.type in (
