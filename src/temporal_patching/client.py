@@ -209,7 +209,7 @@ class Rollout(Generic[WorkflowT]):
         return attrs.evolve(progress, clusters=tuple(clusters), counts=counts)
 
     async def _newest(self, known: ClusterProgress) -> ClusterProgress:
-        if known.phase in ("listing", "waiting", "ended"):
+        if known.phase in ("listing", "ended"):
             return known
         try:
             return await self.cluster_progress(known.cluster)
