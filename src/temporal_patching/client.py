@@ -303,13 +303,13 @@ class Rollout(Generic[WorkflowT]):
         """Aborts the rollout: nothing new starts; the server keeps the request if no worker is there.
 
         Hosts whose update has not begun are restored, the others run to their end. The rollout ends as
-        ``RolloutAborted``.
+        ``RolloutAborted``. One that has ended stays as it ended.
 
         Args:
             reason: Why, for the record.
 
         Raises:
-            RolloutNotFound: There is no such rollout, or it has ended.
+            RolloutNotFound: There is no such rollout.
         """
         try:
             await self.handle.cancel(reason=reason)

@@ -209,16 +209,16 @@ class _ClusterRun:
     async def freeze(self, order: Any) -> None:
         """Lists the hosts, checks them, and freezes the list."""
         hosts = await self._list()
-        seen: dict[str, str] = {}
+        seen: set[str] = set()
         problems: list[str] = []
         for host in hosts:
-            other = seen.setdefault(canonical(host.name), host.name)
-            if other is not host.name:
+            if canonical(host.name) in seen:
                 problems.append(f"host {host.name!r} is listed twice")
+            seen.add(canonical(host.name))
         request = self._request.request
         only = {canonical(name) for name in request.only_hosts}
         left_out = {canonical(name) for name in request.exclude_hosts}
-        self._named = tuple(name for name in seen if name in only | left_out)
+        self._named = tuple(sorted(seen & (only | left_out)))
         wanted = [
             host
             for host in hosts

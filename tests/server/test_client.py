@@ -1,0 +1,132 @@
+"""`Rollout`, as an operator holds it: found again, watched, refused, without a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from datetime import timedelta
+
+import pytest
+from temporalio.client import Client
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.worker import Worker
+
+from temporal_patching.client import Approvals, Rollout
+from temporal_patching.exceptions import NotAnswered, Refused, RolloutFailed, RolloutNotFound
+from temporal_patching.models import Outcome, RolloutProgress
+from temporal_patching.policy import ApprovalPolicy, RolloutPolicy
+from temporal_patching.testing import FailAt, SimulatedFleet
+from temporal_patching.worker import PatchingPlugin
+from tests.rollouts import ALICE, BOB, CAROL, ask, ending, site
+from tests.workflows import QuickFleet
+
+GATE = {"start": ApprovalPolicy(approvers=[ALICE, BOB], timeout=timedelta(hours=1))}
+
+
+async def test_progress_shows_the_pilots(client: Client, unique: str) -> None:
+    """A cluster whose last word was that it waits is asked again: its pilots are seen."""
+    fleet = SimulatedFleet({unique: 3})
+    pilot = f"{unique}-1"
+    fleet.hold("perform_update", pilot)
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(unique, policy=RolloutPolicy()))
+        await fleet.reached("perform_update", pilot)
+        progress = await rollout.progress()
+        (cluster,) = progress.clusters
+        assert cluster.phase == "pilots"
+        assert cluster.in_flight == (pilot,)
+        assert "1 in flight" in progress.summary
+        host = await rollout.host_progress(pilot)
+        assert host.step == "perform_update"
+        assert (await rollout.completed_steps(host=pilot)).steps == host.completed
+        fleet.release("perform_update", pilot)
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+
+
+async def test_watch_ends_with_the_rollout(client: Client, unique: str) -> None:
+    """Each progress is another one, the last has the outcome, and a failure is not raised."""
+    fleet = SimulatedFleet({unique: 2}, faults={f"{unique}-1": FailAt("perform_update")})
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(unique, policy=RolloutPolicy()))
+        seen: list[RolloutProgress] = []
+        async for progress in rollout.watch(every=timedelta(milliseconds=50)):
+            seen.append(progress)
+        assert all(one != other for one, other in itertools.pairwise(seen))
+        assert seen[-1].outcome is Outcome.STOPPED
+        with pytest.raises(RolloutFailed) as failed:
+            await rollout.result()
+        assert failed.value.report.outcome is Outcome.STOPPED
+
+
+async def test_found_again_by_its_id(client: Client, unique: str) -> None:
+    """Who did not start it can watch it, vote and wait for its end."""
+    async with site(client, SimulatedFleet({unique: 1})) as here:
+        await here.start(ask(unique, approvals=GATE), id=unique)
+        found = Rollout.get(client, unique)
+        with pytest.raises(Refused, match="may not vote"):
+            await found.approve(by=CAROL)
+        gate = await found.approve(by=ALICE.upper(), reason="CHG-1")
+        assert await found.approve(by=ALICE) == gate
+        assert (await found.result()).outcome is Outcome.PATCHED
+
+
+async def test_an_id_is_used_once(client: Client, unique: str) -> None:
+    """Starting it again is refused while it runs and after its end: never a second patching."""
+    fleet = SimulatedFleet({unique: 1})
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(unique, approvals=GATE), id=unique)
+        with pytest.raises(WorkflowAlreadyStartedError):
+            await here.start(ask(unique), id=unique)
+        await rollout.reject(by=BOB)
+        assert (await ending(rollout)).outcome is Outcome.REJECTED
+        with pytest.raises(WorkflowAlreadyStartedError):
+            await here.start(ask(unique), id=unique)
+        assert not fleet.started
+
+
+async def test_what_is_not_there_is_said(client: Client, unique: str) -> None:
+    """An unknown id is a RolloutNotFound for every verb, not a bare RPC error."""
+    rollout = Rollout.get(client, unique)
+    for asking in (
+        rollout.progress(),
+        rollout.approve(by=ALICE),
+        rollout.result(),
+        rollout.cancel(reason="no"),
+        rollout.host_progress("nobody"),
+        Approvals(client, unique).report(),
+    ):
+        with pytest.raises(RolloutNotFound):
+            await asking
+
+
+async def test_after_the_end_it_is_said(client: Client, unique: str) -> None:
+    """A vote that comes too late says that the rollout has ended; a cancel changes nothing."""
+    async with site(client, SimulatedFleet({unique: 1})) as here:
+        rollout = await here.start(ask(unique))
+        await ending(rollout)
+        with pytest.raises(RolloutNotFound, match="has ended"):
+            await rollout.approve(by=ALICE)
+        await rollout.cancel()
+        assert (await rollout.result()).outcome is Outcome.PATCHED
+
+
+async def test_without_a_worker_it_says_so(client: Client, unique: str, task_queue: str) -> None:
+    """No verb hangs when no worker answers; a cancel is kept by the server and obeyed later."""
+    fleet = SimulatedFleet({unique: 1})
+    rollout = await Rollout.start(
+        client, QuickFleet, ask(unique, approvals=GATE), id=unique, task_queue=task_queue
+    )
+    began = time.monotonic()
+    answers = await asyncio.gather(
+        rollout.progress(), rollout.reject(by=ALICE), return_exceptions=True
+    )
+    assert time.monotonic() - began < 15
+    assert all(isinstance(answer, NotAnswered) for answer in answers), answers
+    assert "task queue" in str(answers[0])
+    await rollout.cancel(reason="nobody is there")
+    plugin = PatchingPlugin(fleet, workflows=[QuickFleet])
+    async with Worker(client, task_queue=task_queue, plugins=[plugin]):
+        report = await ending(rollout)
+    assert report.outcome in (Outcome.ABORTED, Outcome.REJECTED)
+    assert not fleet.started
