@@ -497,8 +497,11 @@ class _ThreadDriver:
 
     def _run(self) -> None:
         while True:
-            with suppress(queue.Empty):  # something may still be unsent: the last try failed
-                self._wakes.get(timeout=0.0 if self._state.unsent else self._every)
+            with suppress(queue.Empty):
+                if self._state.unsent:  # the last try failed
+                    self._wakes.get_nowait()  # a timeout of 0 may wait for ever on Python 3.10
+                else:
+                    self._wakes.get(timeout=self._every)
             if self._stopped:
                 return
             self._state.send()
