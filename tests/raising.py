@@ -85,6 +85,8 @@ def _subclasses(cls: type[BaseException]) -> Iterator[type[BaseException]]:
 
 
 def _constructor(cls: type[BaseException]) -> Callable[[], BaseException] | None:
+    if hasattr(cls, "close"):  # it holds a file as well: urllib's HTTPError
+        return None
     for arguments in _ARGUMENTS:
         try:
             cls(*arguments)
