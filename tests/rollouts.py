@@ -78,17 +78,17 @@ class Site:
 @asynccontextmanager
 async def site(
     client: Client,
-    activities: PatchActivities,
+    hosts: PatchActivities,
     workflows: Sequence[type] = (QuickFleet,),
     *,
     replays: bool = True,
     sandboxed: bool = True,
     **options: Any,
 ) -> AsyncIterator[Site]:
-    """A worker for these activities; when it has ended, every history is replayed."""
+    """A worker for these hosts; when it has ended, every history is replayed."""
     runner = SandboxedWorkflowRunner() if sandboxed else UnsandboxedWorkflowRunner()
     task_queue = f"queue-{uuid.uuid4().hex[:8]}"
-    plugin = PatchingPlugin(activities, workflows=workflows)
+    plugin = PatchingPlugin(hosts, workflows=workflows)
     async with Worker(
         client, task_queue=task_queue, plugins=[plugin], workflow_runner=runner, **options
     ):

@@ -314,3 +314,17 @@ class BrokenInitFleet(SystemPatchWorkflow):
     def __init__(self, request: PatchRequest) -> None:
         super().__init__(request)
         raise KeyError("a bug in the constructor")
+
+
+@workflow.defn
+class CausedFleet(SystemPatchWorkflow):
+    """Its hook fails with a cause; what is caused by an activity has the activity's words."""
+
+    async def before_rollout(self, request: PatchRequest) -> None:
+        if request.update_command:
+            await workflow.execute_activity(
+                request.update_command,
+                start_to_close_timeout=timedelta(seconds=5),
+                retry_policy=RetryPolicy(maximum_attempts=1),
+            )
+        raise ValueError("outer") from KeyError("inner")

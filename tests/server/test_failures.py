@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from temporalio import activity
 from temporalio.client import Client, WorkflowFailureError
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 from temporal_patching.activity import PatchActivities
 from temporal_patching.exceptions import InvalidRequest
@@ -26,7 +27,7 @@ from temporal_patching.testing import SimulatedFleet
 from temporal_patching.workflow import gather
 from tests.raising import NOTABLE, RAISABLE, at, named_after
 from tests.rollouts import Site, ask, ending, site
-from tests.workflows import BrokenInitFleet, NotedFleet, QuickFleet, RaisingFleet
+from tests.workflows import BrokenInitFleet, CausedFleet, NotedFleet, QuickFleet, RaisingFleet
 
 TOLERANT = RolloutPolicy(
     pilot_hosts=0,
@@ -166,6 +167,31 @@ async def test_raised_after_a_rollout(client: Client, tag: str) -> None:
     for each in reports:
         assert each.outcome is Outcome.PATCHED
         assert each.reason.startswith("after_rollout: "), each
+
+
+@activity.defn
+async def breaks() -> None:
+    """An activity of a hook's own."""
+    raise ApplicationError("the activity's words", type="Broken")
+
+
+async def test_causes_are_kept(client: Client, tag: str) -> None:
+    """A failure arrives with its causes, an activity's with what the activity said."""
+    async with site(client, Raising(well(tag)), [CausedFleet], activities=[breaks]) as here:
+
+        async def failure(update_command: str) -> BaseException:
+            request = ask(f"{tag}-well", update_command=update_command)
+            rollout = await here.start(request, CausedFleet)
+            with pytest.raises(WorkflowFailureError) as failed:
+                await rollout.result()
+            return failed.value.cause
+
+        raised, broken = await failure(""), await failure("breaks")
+    assert isinstance(raised, ApplicationError)
+    assert (raised.type, raised.message) == ("ValueError", "outer")
+    assert "inner" in str(raised.cause)
+    assert isinstance(broken, ActivityError)
+    assert "the activity's words" in str(broken.cause)
 
 
 RUBBISH: list[tuple[list[Any], str]] = [

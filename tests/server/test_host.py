@@ -109,7 +109,7 @@ async def test_failure_at_every_step_and_position(
         dict.fromkeys(cases, 3),
         faults={f"{name}-{position}": kind(step) for name, (step, position) in cases.items()},
     )
-    async with site(client, fleet) as here:
+    async with site(client, fleet, sandboxed=False) as here:
         reports = dict(
             zip(
                 cases,
@@ -153,7 +153,7 @@ async def test_cancel_at_every_step(client: Client, eu: str) -> None:
     for name, step in cases.items():
         fleet.hold(step, f"{name}-1")
 
-    async with site(client, fleet) as here:
+    async with site(client, fleet, sandboxed=False) as here:
 
         async def cancelled(name: str, step: str) -> RolloutReport:
             rollout = await here.start(ask(name, policy=policy))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar, cast
+from typing import NoReturn, TypeVar, cast
 
 from temporalio import workflow
 from temporalio.api.failure.v1 import Failure
@@ -51,12 +51,18 @@ def as_failure(error: BaseException) -> BaseException:
     return ApplicationError(text_of(error)[:TEXT_LIMIT], type=str(kind), non_retryable=True)
 
 
+def raise_as_failure(error: BaseException) -> NoReturn:
+    """Raises ``as_failure``, with its cause: it says what really went wrong."""
+    told = as_failure(error)
+    raise told from told.__cause__
+
+
 async def failing(awaitable: Awaitable[T]) -> T:
     """Awaits something of the user's; whatever it raises is a failure afterwards."""
     try:
         return await awaitable
     except BaseException as error:
-        raise as_failure(error) from None
+        raise_as_failure(error)
 
 
 async def call(hook: Callable[[T], Awaitable[None]], argument: T) -> None:
@@ -64,7 +70,7 @@ async def call(hook: Callable[[T], Awaitable[None]], argument: T) -> None:
     try:
         await hook(argument)
     except BaseException as error:
-        raise as_failure(error) from None
+        raise_as_failure(error)
 
 
 async def wait_undisturbed(condition: Callable[[], bool]) -> None:

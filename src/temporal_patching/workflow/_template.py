@@ -18,7 +18,7 @@ from temporalio.common import RawValue
 
 from ..exceptions import InvalidRequest
 from ..models._wire import WireType
-from ._failures import as_failure, wait_undisturbed
+from ._failures import as_failure, raise_as_failure, wait_undisturbed
 from ._raw import read
 
 RequestT = TypeVar("RequestT", bound=WireType)
@@ -133,7 +133,7 @@ def _guarded(run: Run) -> Run:
             self._request  # noqa: B018 - raises why it was refused
             result = await run(self, *arguments)
         except BaseException as error:
-            raise as_failure(error) from None
+            raise_as_failure(error)
         finally:
             # An operator whose update is under way gets an answer, not AcceptedUpdateCompletedWorkflow.
             if workflow.in_workflow() and not workflow.all_handlers_finished():

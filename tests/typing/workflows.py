@@ -101,7 +101,7 @@ class PatchWebFleet(SystemPatchWorkflow):
     params_type = Params
 
     @workflow.init
-    def __init__(self, request: PatchRequest) -> None:
+    def __init__(self, request: PatchRequest) -> None:  # pyright: ignore[reportInconsistentConstructor]
         super().__init__(request)
         self._notes: list[str] = []
 
@@ -153,8 +153,8 @@ async def start(client: Client, request: PatchRequest) -> None:
     await rollout.handle.signal(PatchWebFleet.forget, 1)
     assert_type(await rollout.handle.query(PatchWebFleet.progress), RolloutProgress)
     assert_type(await rollout.handle.query(PatchWebFleet.completed_steps), CompletedSteps)
-    await rollout.handle.signal(PatchWebFleet.forget, "1")  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
-    await rollout.handle.execute_update(PatchWebFleet.note, 1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await rollout.handle.signal(PatchWebFleet.forget, "1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await rollout.handle.execute_update(PatchWebFleet.note, 1)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
     assert_type(Rollout.get(client, "a"), Rollout[SystemPatchWorkflow])
     assert_type(Rollout.get(client, "a", PatchWebFleet), Rollout[PatchWebFleet])
@@ -171,7 +171,7 @@ async def start(client: Client, request: PatchRequest) -> None:
 
     await Rollout.start(client, Release, request, id="e", task_queue="q")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
     await Rollout.start(client, PatchWebFleet, {}, id="f", task_queue="q")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await Rollout.start(client, PatchWebFleet, request, "g", "q")  # type: ignore[misc]  # pyright: ignore[reportCallIssue]
+    await Rollout.start(client, PatchWebFleet, request, "g", "q")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 async def operate(rollout: Rollout[PatchWebFleet], client: Client) -> None:
@@ -190,7 +190,7 @@ async def operate(rollout: Rollout[PatchWebFleet], client: Client) -> None:
     assert_type(report.hosts, tuple[HostReport, ...])
     assert_type(report.left_out_of_service, tuple[str, ...])
     await Approvals(client, "release-7").approve(by="alice@example.com", gate="release")
-    await rollout.approve("alice@example.com")  # type: ignore[misc]  # pyright: ignore[reportCallIssue]
+    await rollout.approve("alice@example.com")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def ask() -> PatchRequest:
@@ -211,7 +211,7 @@ def ask() -> PatchRequest:
     )
     assert_type(request.clusters, tuple[str, ...])
     RolloutPolicy(in_flight="kill")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    RolloutPolicy(1)  # type: ignore[misc]  # pyright: ignore[reportCallIssue]
+    RolloutPolicy(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     ApprovalPolicy(approvers=["alice@example.com"])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     return request
 
@@ -226,7 +226,7 @@ def work(client: Client) -> Worker:
 def procedure(steps: Steps) -> None:
     assert_type(steps[0], Step)
     assert_type(steps.before("reboot", Step("warn")).without("reboot"), Steps)
-    Step("warn", "plain")  # type: ignore[misc]  # pyright: ignore[reportCallIssue]
+    Step("warn", "plain")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Step("warn", kind="odd")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

@@ -98,7 +98,7 @@ async def test_start_gate(client: Client, eu: str) -> None:
         assert len(progress.digest) == 64
         assert f"approval of gate 'start': 0 of 1 by {ALICE}, {BOB}" in progress.waits_for
         assert fleet.started == ()
-        with pytest.raises(Refused, match="requester"):
+        with pytest.raises(Refused, match="made the request and may not vote"):
             await rollout.approve(by=CAROL)
         with pytest.raises(Refused):
             await rollout.approve(by="mallory@example.com")

@@ -86,7 +86,7 @@ PLANS: dict[str, tuple[dict[str, int | list[str]], dict[str, Any], str]] = {
     "across": (
         {"eu": ["{0}-web"], "us": ["{0}-Web"]},
         {},
-        "host '{0}-Web' is in cluster 'eu-{0}' and in cluster 'us-{0}'",
+        "-{0}' and in cluster '",
     ),
     "empty": ({"eu": 2, "us": 0}, {}, "cluster 'us-{0}' has no hosts"),
     "max_hosts": ({"eu": 3}, {"max_hosts": 2}, "'max_hosts' is 2, but the clusters have 3 hosts"),
@@ -99,9 +99,13 @@ PLANS: dict[str, tuple[dict[str, int | list[str]], dict[str, Any], str]] = {
     "only": (
         {"eu": 2},
         {"only_hosts": ["eu-{0}-11"]},
-        "'only_hosts' names 'eu-{0}-11', which no cluster has, did you mean 'eu-{0}-1'?",
+        "'only_hosts' names 'eu-{0}-11', which no cluster has",
     ),
-    "exclude": ({"eu": 2}, {"exclude_hosts": ["other"]}, "'exclude_hosts' names 'other'"),
+    "exclude": (
+        {"eu": 2},
+        {"exclude_hosts": ["eu-{0}-11"]},
+        "'exclude_hosts' names 'eu-{0}-11', which no cluster has, did you mean 'eu-{0}-1'?",
+    ),
 }
 
 
@@ -128,7 +132,7 @@ async def test_refused_plans(client: Client) -> None:
             report = await here.report(ask(*(f"{each}-{tag}" for each in some), **told))
             assert report.outcome is Outcome.STOPPED, name
             assert report.reason.startswith("the plan is refused: ")
-            assert expected.format(tag).rstrip("?") in report.reason, report.reason
+            assert expected.format(tag) in report.reason, report.reason
             assert report.counts[HostState.PATCHED] == 0
 
         await asyncio.gather(*map(refused, PLANS))
@@ -437,6 +441,8 @@ async def test_waiting_for_a_busy_host_ends(client: Client, eu: str, how: str) -
         second = await here.start(ask(eu, policy=policy))
 
         async def waits() -> bool:
+            if not await status(client, f"{second.id}/{eu}"):
+                return False
             found = await client.get_workflow_handle(f"{second.id}/{eu}").describe()
             return any(
                 each.activity_type.name == "wait_for_host"
