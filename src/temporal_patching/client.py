@@ -39,8 +39,8 @@ from .models import (
 )
 from .models._wire import WireType, from_json
 from .workflow import SystemPatchWorkflow, gather
-from .workflow._cluster import host_workflow_id
-from .workflow._system import cluster_workflow_id
+from .workflow._cluster_run import host_workflow_id
+from .workflow._rollout_run import cluster_workflow_id
 
 __all__ = ["Approvals", "Rollout"]
 

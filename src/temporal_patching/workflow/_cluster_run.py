@@ -1,0 +1,464 @@
+"""What one run of a cluster knows and does: its frozen list, its hosts in flight, what it tells."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import attrs
+from temporalio import workflow
+from temporalio.common import RawValue, RetryPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import (
+    ChildWorkflowError,
+    FailureError,
+    WorkflowAlreadyStartedError,
+    is_cancelled_exception,
+)
+
+from ..exceptions import InvalidRequest
+from ..models import (
+    ClusterProgress,
+    ClusterReport,
+    CompletedSteps,
+    Host,
+    HostList,
+    HostQuery,
+    HostReport,
+    HostResult,
+    HostTask,
+    Notice,
+)
+from ..models._orders import BusyHost, ClusterOrders, ClusterRequest, ClusterUpdate, HostRequest
+from ..models._report import MAX_LISTED, listed
+from ..policy import HostState, Outcome
+from ..policy import _cluster as machine
+from ..policy._rollout_policy import cluster_plan
+from ..policy._rules import canonical
+from ..policy._states import FAILURES, SUCCESSES
+from ._failures import chain, root_text, wait_undisturbed
+from ._loop import MachineLoop
+from ._notices import Notices
+from ._raw import read
+
+MAX_HOSTS = 8_000
+"""Hosts of one cluster: more would outgrow one history."""
+
+MAX_PAGES = 1_000
+LOST = "state unknown: its workflow ended without a report"
+
+
+def host_workflow_id(host: str) -> str:
+    """The id of a host's workflow. It is the host's lock: made of the host alone, whoever patches it."""
+    return f"patch-host/{canonical(host)}"
+
+
+class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine.ClusterCommand]):
+    """What one run of a cluster knows and does."""
+
+    def __init__(self, request: ClusterRequest) -> None:
+        policy = request.request.policy
+        super().__init__(machine.cluster_state(cluster_plan(policy, 0)), machine.decide)
+        self._request = request
+        self._cluster = request.cluster
+        self._policy = policy
+        self._hosts: tuple[Host, ...] = ()
+        self._named: tuple[str, ...] = ()
+        self._digest = ""
+        self._problem: str | None = None
+        self._frozen = False
+        self._reports: dict[int, HostReport] = {}
+        self._flying: dict[int, asyncio.Task[Any] | None] = {}
+        """What each host in flight waits for: its child, or the end of another rollout's."""
+        self._cancelling: str | None = None
+        self._completed: deque[str] = deque(maxlen=1_000)
+        self._completed_count = 0
+        self._sequence = 0
+        self._untold = False
+        self._notices = Notices(notifies=request.procedure.notifies, kinds=self._policy.notices)
+
+    # The plan
+
+    async def freeze(self, order: Any) -> None:
+        """Lists the hosts, checks them, and freezes the list."""
+        hosts = await self._list()
+        seen: set[str] = set()
+        problems: list[str] = []
+        for host in hosts:
+            if canonical(host.name) in seen:
+                problems.append(f"host {host.name!r} is listed twice")
+            seen.add(canonical(host.name))
+        request = self._request.request
+        only = {canonical(name) for name in request.only_hosts}
+        left_out = {canonical(name) for name in request.exclude_hosts}
+        self._named = tuple(sorted(seen & (only | left_out)))
+        wanted = [
+            host
+            for host in hosts
+            if canonical(host.name) not in left_out and (not only or canonical(host.name) in only)
+        ]
+        ordered = tuple(order(tuple(wanted)))
+        if sorted(map(id, ordered)) != sorted(map(id, wanted)):
+            problems.append("order_hosts() must return the hosts it was given, each once")
+        if problems:
+            raise InvalidRequest(problems[:20])
+        self._hosts, self._frozen = ordered, True
+        self._digest = digest(host.name for host in ordered)
+        self._state = attrs.evolve(
+            machine.cluster_state(cluster_plan(self._policy, len(ordered))),
+            slots=self._state.slots,
+        )
+        self._done(f"{len(ordered)} hosts listed")
+
+    async def _list(self) -> list[Host]:
+        hosts: list[Host] = []
+        pages: set[str | None] = set()
+        page: str | None = None
+        while page not in pages:
+            pages.add(page)
+            query = HostQuery(
+                cluster=self._cluster,
+                page=page,
+                rollout=self._request.rollout,
+                params=self._request.request.params,
+                secrets=self._request.request.secrets,
+            )
+            answer = await workflow.execute_activity(
+                "list_hosts",
+                query,
+                result_type=RawValue,
+                start_to_close_timeout=timedelta(minutes=10),
+                heartbeat_timeout=timedelta(seconds=30),
+                retry_policy=RetryPolicy(maximum_interval=timedelta(minutes=1), maximum_attempts=5),
+            )
+            found = read(answer, HostList)
+            hosts.extend(found.hosts)
+            if len(hosts) > MAX_HOSTS:
+                raise InvalidRequest([f"has more than {MAX_HOSTS} hosts: split it"])
+            page = found.next_page
+            if page is None:
+                return hosts
+            if len(pages) >= MAX_PAGES:
+                raise InvalidRequest([f"list_hosts answered more than {MAX_PAGES} pages"])
+        raise InvalidRequest([f"list_hosts came back to page {page!r}: its pages do not end"])
+
+    def refuse(self, error: BaseException) -> None:
+        """The list could not be made: nothing is touched."""
+        if isinstance(error, InvalidRequest):
+            self._problem = "; ".join(error.problems)
+        else:
+            self._problem = f"its hosts could not be listed: {root_text(error)}"
+
+    # The loop
+
+    async def go(self) -> None:
+        """Waits for what happens, decides, and carries it out, until the cluster has ended."""
+        self._obey_cancel()
+        self._untold = True
+        telling = asyncio.create_task(self._tell())
+        await self._run()
+        self._untold = False
+        await wait_undisturbed(telling.done)
+        await self._notices.drain()
+
+    def _ended(self) -> bool:
+        return self._state.ended
+
+    def _cancelled(self, reason: str) -> machine.ClusterEvent:
+        return machine.StopRequested(reason=reason, aborted=True)
+
+    def _carry_out(self, command: machine.ClusterCommand) -> None:
+        if isinstance(command, machine.StartHost):
+            self._flying[command.host] = None
+            self._start(self._patch(command.host))
+        elif isinstance(command, machine.CancelHosts):
+            self._cancelling = command.reason
+            for flying in self._flying.values():
+                if flying is not None:
+                    flying.cancel(command.reason[:300])
+
+    def obey(self, orders: ClusterOrders) -> None:
+        """Takes up what the rollout wants now."""
+        if orders.stop is not None:
+            cancel = self._policy.in_flight == "cancel"
+            self._events.append(machine.StopRequested(reason=orders.stop, cancel=cancel))
+        elif self._frozen:
+            self._events.append(machine.SlotsGranted(orders.slots))
+
+    # One host
+
+    async def _patch(self, index: int) -> None:
+        host = self._hosts[index]
+        result = await self._result_of(index, host)
+        self._flying.pop(index, None)
+        if result.state not in SUCCESSES or result.left_out is not None:
+            self._reports[index] = HostReport(
+                cluster=self._cluster,
+                host=host.name,
+                state=result.state,
+                reason=result.reason,
+                left_out=result.left_out,
+            )
+        if result.state is HostState.PATCHED:
+            self._notify("host_patched", f"{host.name} is patched", host.name)
+        elif result.state in FAILURES or result.left_out is not None:
+            out = f"; left out of service: {result.left_out}" if result.left_out else ""
+            self._notify(
+                "host_failed",
+                f"{host.name} is {result.state.value}: {result.reason}{out}",
+                host.name,
+            )
+        self._done(f"{host.name} {result.state.value}")
+        self._events.append(
+            machine.HostEnded(
+                host=index,
+                state=result.state,
+                left_out=result.left_out is not None,
+                why=f"{host.name}: {result.reason}" if result.reason else host.name,
+            )
+        )
+
+    async def _result_of(self, index: int, host: Host) -> HostResult:
+        self._notify("host_started", f"{host.name} starts", host.name)
+        started = workflow.now()
+        while True:
+            try:
+                return await self._child(index, host)
+            except WorkflowAlreadyStartedError:
+                waited = workflow.now() - started
+                busy = await self._after_busy(index, host, self._policy.busy_host_timeout - waited)
+                if busy is not None:
+                    return busy
+            except Exception as error:
+                return self._without_report(host, error)
+
+    async def _after_busy(self, index: int, host: Host, left: timedelta) -> HostResult | None:
+        """Another rollout works on the host: what becomes of it, or None to try again."""
+        said = "busy: another rollout works on it"
+        if self._cancelling is None and self._policy.on_busy_host == "skip":
+            return self._without_child(host, HostState.SKIPPED, said)
+        if self._cancelling is None and self._policy.on_busy_host == "wait" and left > timedelta(0):
+            try:
+                await self._await_release(index, host, left)
+                return None
+            except FailureError as error:
+                said = f"{said} ({root_text(error)})"
+        if self._cancelling is not None:
+            return self._without_child(host, HostState.CANCELLED, self._cancelling)
+        return self._without_child(host, HostState.FAILED, said)
+
+    async def _child(self, index: int, host: Host) -> HostResult:
+        request = self._request.request
+        task = HostTask(
+            rollout=self._request.rollout,
+            cluster=self._cluster,
+            host=host.name,
+            labels=host.labels,
+            update_command=request.update_command,
+            services=request.services,
+            pre_downtime_scripts=request.pre_downtime_scripts,
+            pre_update_scripts=request.pre_update_scripts,
+            post_update_scripts=request.post_update_scripts,
+            secrets=request.secrets,
+            params=request.params,
+        )
+        child = await workflow.start_child_workflow(
+            self._request.procedure.host_workflow,
+            HostRequest(task=task, steps=self._request.procedure.steps, reboot=self._policy.reboot),
+            id=host_workflow_id(host.name),
+            result_type=RawValue,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
+            cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+            static_summary=f"{host.name} in {self._cluster}",
+        )
+        self._flying[index] = child
+        if self._cancelling is not None:  # the SDK swallows a cancel while a child is being started
+            child.cancel(self._cancelling[:300])
+        try:
+            return read(await child, HostResult)
+        except ChildWorkflowError as error:
+            if is_cancelled_exception(error):
+                return self._without_child(
+                    host, HostState.CANCELLED, self._cancelling or "cancelled by somebody else"
+                )
+            for link in chain(error):
+                details = getattr(link, "details", ())
+                if getattr(link, "type", None) == "HostFailed" and details:
+                    return read(details[0], HostResult)
+            raise
+
+    async def _await_release(self, index: int, host: Host, left: timedelta) -> None:
+        waiting = workflow.start_activity(
+            "wait_for_host",
+            BusyHost(workflow_id=host_workflow_id(host.name), timeout=left),
+            start_to_close_timeout=left + timedelta(minutes=1),
+            schedule_to_close_timeout=left + timedelta(minutes=2),
+            heartbeat_timeout=timedelta(seconds=30),
+            summary=f"wait for {host.name}, which another rollout works on",
+        )
+        self._flying[index] = waiting
+        await waiting
+
+    def _without_child(self, host: Host, state: HostState, reason: str) -> HostResult:
+        return HostResult(cluster=self._cluster, host=host.name, state=state, reason=reason)
+
+    def _without_report(self, host: Host, error: Exception) -> HostResult:
+        return HostResult(
+            cluster=self._cluster,
+            host=host.name,
+            state=HostState.FAILED,
+            reason=f"its workflow ended without a report: {root_text(error)}",
+            left_out=LOST,
+            touched=True,
+        )
+
+    # What others are told
+
+    def _note(self, before: machine.ClusterState) -> None:
+        """What is worth telling: not each success."""
+        now = self._state
+        if now.group.wave != before.group.wave:
+            ended = "pilots" if before.group.wave == 0 else f"wave {before.group.wave}"
+            self._done(f"{ended} done")
+        if now.stopped is not None and before.stopped is None:
+            self._done(f"stopped: {now.stopped}")
+        told = ("failed", "unreachable", "stopped", "held")
+        if now.group.wave != before.group.wave or any(
+            getattr(now, name) != getattr(before, name) for name in told
+        ):
+            self._untold = True
+
+    async def _tell(self) -> None:
+        """Tells the rollout, one message at a time, always the newest."""
+        parent = workflow.info().parent
+        while True:
+            await workflow.wait_condition(lambda: self._untold or self._state.ended)
+            if not self._untold or parent is None:
+                return
+            self._untold = False
+            self._sequence += 1
+            rollout = workflow.get_external_workflow_handle(parent.workflow_id)
+            try:
+                await rollout.signal("cluster_update", self._update())
+            except FailureError as error:
+                workflow.logger.warning("The rollout was not told: %s", error)
+            if self._state.ended:
+                return
+
+    def _update(self) -> ClusterUpdate:
+        first = self._sequence == 1
+        state = self._state
+        return ClusterUpdate(
+            sequence=self._sequence,
+            progress=self.progress(),
+            planned=self._frozen,
+            problem=self._problem,
+            host_names=tuple(host.name for host in self._hosts) if first else (),
+            named=self._named if first else (),
+            max_parallel=state.plan.max_parallel,
+            digest=self._digest,
+            acted=state.acted,
+            failed=state.failed,
+            unreachable=state.unreachable,
+        )
+
+    def _notify(self, kind: Any, text: str, host: str) -> None:
+        self._notices.send(
+            Notice(
+                kind=kind,
+                text=text,
+                rollout=self._request.rollout,
+                cluster=self._cluster,
+                host=host,
+                recipients=(self._request.request.requester,),
+            )
+        )
+
+    def _done(self, what: str) -> None:
+        self._completed.append(what)
+        self._completed_count += 1
+
+    def completed(self) -> CompletedSteps:
+        """What is done, in order."""
+        return CompletedSteps(
+            steps=tuple(self._completed), omitted=self._completed_count - len(self._completed)
+        )
+
+    def progress(self) -> ClusterProgress:
+        """Where the cluster is."""
+        state = self._state
+        failures = (each for each in self._reports.values() if each.state in FAILURES)
+        return ClusterProgress(
+            cluster=self._cluster,
+            phase=self._phase(),
+            hosts=len(self._hosts),
+            counts=machine.counts(state),
+            in_flight=tuple(self._hosts[index].name for index in list(self._flying)[:MAX_LISTED]),
+            waits_for=self._waits_for(),
+            failures=tuple(failures)[:MAX_LISTED],
+            stopped=state.stopped,
+            left_out_of_service=state.held,
+        )
+
+    def _phase(self) -> str:
+        state = self._state
+        if state.ended:
+            return "ended"
+        if state.stopped is not None:
+            return "stopping"
+        if not self._frozen:
+            return "listing"
+        if state.slots == 0:
+            return "waiting"
+        return "pilots" if state.group.wave == 0 else f"wave {state.group.wave}"
+
+    def _waits_for(self) -> str:
+        phase, flying = self._phase(), len(self._flying)
+        if phase == "waiting":
+            return "the rollout's go"
+        if phase == "listing":
+            return self._problem or "list_hosts"
+        return f"{flying} host{'' if flying == 1 else 's'} in flight" if flying else ""
+
+    def report(self) -> ClusterReport:
+        """How the cluster ended."""
+        state = self._state
+        hosts = [self._reports[index] for index in sorted(self._reports)]
+        for index, host in enumerate(self._hosts):
+            if machine.host_state(state, index) is HostState.NOT_STARTED:
+                hosts.append(
+                    HostReport(
+                        cluster=self._cluster,
+                        host=host.name,
+                        state=HostState.NOT_STARTED,
+                        reason=state.stopped or "",
+                    )
+                )
+        some, omitted = listed(hosts)
+        outcome = machine.outcome(state)
+        reason = state.stopped or ""
+        if not reason and outcome is Outcome.PARTIAL:
+            reason = "not every host is patched"
+        return ClusterReport(
+            cluster=self._cluster,
+            outcome=outcome,
+            reason=reason,
+            counts=machine.counts(state),
+            hosts=some,
+            hosts_omitted=omitted,
+            left_out_of_service=tuple(
+                each.host for each in self._reports.values() if each.left_out is not None
+            ),
+            waves=state.group.wave,
+            digest=self._digest,
+            notices_failed=self._notices.failed,
+        )
+
+
+def digest(names: Iterable[str]) -> str:
+    """The fingerprint of a frozen list: the order counts."""
+    return hashlib.sha256("\n".join(map(canonical, names)).encode()).hexdigest()
