@@ -101,7 +101,7 @@ class PatchWebFleet(SystemPatchWorkflow):
     params_type = Params
 
     @workflow.init
-    def __init__(self, request: PatchRequest) -> None:  # pyright: ignore[reportInconsistentConstructor]
+    def __init__(self, request: PatchRequest) -> None:
         super().__init__(request)
         self._notes: list[str] = []
 

@@ -18,7 +18,7 @@ from ..exceptions import ApprovalExpired, ApprovalRejected, InvalidRequest
 from ..models import ApprovalReport, GateReport, RefusedVote, Vote, VoteReport
 from ..policy import _approval as rules
 from ..policy._approval import ApprovalPolicy, Ballot, CastVote
-from ..policy._rules import canonical, did_you_mean
+from ..policy._rules import bounded, canonical, did_you_mean, problems
 from ._raw import read
 
 ApprovalEvent = Literal["requested", "reminder", "expired"]
@@ -98,10 +98,10 @@ class ApprovalMixin:
 
     __gates: _Gates
 
-    def __new__(cls, *arguments: object) -> Self:
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
         # Not __init__: a handler may run before anything that a subclass could forget to call.
         make = super().__new__
-        self = make(cls) if make is object.__new__ else make(cls, *arguments)
+        self = make(cls) if make is object.__new__ else make(cls, *arguments, **options)
         self.__gates = _Gates()
         return self
 
@@ -125,7 +125,7 @@ class ApprovalMixin:
         """Opens the gate and waits until it is decided.
 
         Args:
-            gate: Its name; each gate opens once.
+            gate: Its name, at most 200 characters; each gate opens once.
             policy: Who may vote, how many must agree, how long they have.
 
         Returns:
@@ -135,7 +135,8 @@ class ApprovalMixin:
         Raises:
             ApprovalRejected: An approver rejected. Its details have the ``GateReport``.
             ApprovalExpired: It expired under ``on_timeout="fail"``.
-            InvalidRequest: The gate was opened before, or so many cannot agree without the requester.
+            InvalidRequest: No vote can name the gate, or it was opened before, or so many cannot agree
+                without the requester.
             asyncio.CancelledError: The caller was cancelled. The gate is closed then: later votes are refused.
         """
         self.__open(gate, policy)
@@ -162,6 +163,10 @@ class ApprovalMixin:
         return report
 
     def __open(self, gate: str, policy: ApprovalPolicy) -> None:
+        # A name that no vote can have would wait for its timeout, whoever agrees.
+        wrong = list(problems("gate", gate, attrs.fields(Vote).gate.metadata))
+        if wrong:
+            raise InvalidRequest(bounded(wrong))
         known, requester = self.__gates.ballots.get(gate), self.approval_requester()
         if known is not None and known.opened_at is not None:
             raise InvalidRequest([f"gate {gate!r} was opened before: each gate opens once"])
@@ -274,17 +279,18 @@ class ApprovalMixin:
         ballot = self.__ballot(vote.gate)
         if ballot is not None:
             return rules.why_refused(ballot, cast)
+        who, held = canonical(vote.by), self.__gates.held.get(vote.gate, ())
+        said = {earlier.approve for earlier in held if canonical(earlier.by) == who}
+        if cast.approve and False in said:
+            return f"{vote.by!r} has rejected already: a reject is final"
+        if cast.approve in said:
+            return None  # answered as the first time, whatever has become known or full since
         known = {**self.approval_policies(), **self.__gates.ballots}
         if known:
             names = ", ".join(sorted(known))
             return (
                 f"there is no gate {vote.gate!r}{did_you_mean(vote.gate, known)} (gates: {names})"
             )
-        who, held = canonical(vote.by), self.__gates.held.get(vote.gate, ())
-        if cast.approve and any(
-            not earlier.approve and canonical(earlier.by) == who for earlier in held
-        ):
-            return f"{vote.by!r} has rejected already: a reject is final"
         if sum(len(votes) for votes in self.__gates.held.values()) >= MAX_HELD:
             return f"no gate is open yet, and {MAX_HELD} votes are waiting for one"
         return None
