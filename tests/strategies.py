@@ -185,7 +185,7 @@ votes = st.builds(Vote, by=words, gate=words, reason=texts)
 hosts = st.builds(
     Host,
     name=st.from_regex(NAME, fullmatch=True),
-    labels=st.dictionaries(texts, texts, max_size=2),
+    labels=st.dictionaries(words, texts, max_size=2),
 )
 
 step_results = st.builds(

@@ -161,8 +161,9 @@ def _cancel_requested(state: Procedure, event: CancelRequested) -> Decision:
     state = attrs.evolve(state, cancelled=event.reason or "cancelled")
     if state.running is None:
         return _next(state)
-    if _step(state, state.running).shielded:
-        return state, ()
+    step = _step(state, state.running)
+    if step.shielded or step.kind == "closes":
+        return state, ()  # interrupted, a closer would leave open what it gives back
     return state, (InterruptStep(state.running, event.reason),)
 
 
@@ -188,8 +189,9 @@ def _step_ended(state: Procedure, event: StepEnded) -> Decision:
             True if step.kind == "health" and not _unchecked(state, checked) else state.healthy
         ),
         reboot_required=(
-            step.kind != "reboot"
-            and (state.reboot_required if event.reboot_required is None else event.reboot_required)
+            state.reboot_required and step.kind != "reboot"
+            if event.reboot_required is None
+            else event.reboot_required
         ),
         boot_id=event.boot_id or state.boot_id,
     )
@@ -207,13 +209,14 @@ def _step_broke(state: Procedure, event: StepBroke) -> Decision:
         why = f"{step.name} failed: {event.message}"
         in_vain = {taken: why for taken in state.open if _closer_of(state, taken) == step.name}
         state = attrs.evolve(state, closed_in_vain={**state.closed_in_vain, **in_vain})
-    if state.cancelled is not None and not state.touched:
+    if state.cancelled is not None and not state.touched and not state.not_needed:
         # Cancelled is not failed, even if the step that we interrupted calls it a failure.
         if not event.cancelled and state.way == "forward":
             said = f"{state.cancelled}; {step.name}: {event.message}"
             state = attrs.evolve(state, cancelled=said)
         return _next(state)
-    if state.failure is None and state.way == "forward":
+    # A host that needs nothing, but that we could not give back, is no success either.
+    if state.failure is None and (state.way == "forward" or state.not_needed):
         state = attrs.evolve(
             state,
             failure=Failure(step=step.name, message=event.message, unreachable=event.unreachable),
@@ -322,7 +325,9 @@ def _services_are_down(state: Procedure) -> bool:
 
 def _has_to_close(state: Procedure, closer: Step) -> bool:
     taken = [step.name for step in state.steps if step.closed_by == closer.name]
-    return not taken or any(name in state.open for name in taken)
+    if not taken:  # nothing here takes it away: whoever did so before us gives it back
+        return not any(CLOSERS.get(name) == closer.name for name in state.already)
+    return any(name in state.open for name in taken)
 
 
 def _has_to_reboot(state: Procedure) -> bool:

@@ -45,7 +45,6 @@ class ClusterView:
     acted: int = 0
     failed: int = 0
     unreachable: int = 0
-    told_to_stop: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -357,22 +356,17 @@ def _total_exceeded(state: RolloutState) -> str | None:
 
 
 def _stop_all(state: RolloutState, reason: str) -> Decision:
-    commands: list[RolloutCommand] = []
-    for view in state.clusters:
-        if view.phase != "ended" and not view.told_to_stop:
-            state = _with(state, view.name, told_to_stop=True)
-            commands.append(StopCluster(view.name, reason))
+    commands = tuple(StopCluster(name, reason) for name in _unfinished(state))
     outcome = state.outcome or Outcome.STOPPED
     state = attrs.evolve(state, phase="stopping", outcome=outcome, reason=state.reason or reason)
-    return state, tuple(commands)
+    return state, commands
 
 
 def _abort_requested(state: RolloutState, event: AbortRequested) -> Decision:
     if state.outcome in (Outcome.ABORTED, Outcome.REJECTED, Outcome.EXPIRED):
         return state, ()  # of what was rejected or expired nothing has started: it ends by itself
-    state = attrs.evolve(
-        state, outcome=Outcome.ABORTED, reason=event.reason, phase="stopping", seen={}
-    )
+    why = f"{event.reason}; before that: {state.reason}" if state.reason else event.reason
+    state = attrs.evolve(state, outcome=Outcome.ABORTED, reason=why, phase="stopping", seen={})
     return _when_ended(
         state, tuple(CancelCluster(name, event.reason) for name in _unfinished(state))
     )
@@ -385,7 +379,7 @@ def _grant(state: RolloutState) -> Decision:
         if _view(state, name).slots != slots or _view(state, name).phase == "planned":
             state = _with(state, name, slots=slots, phase="running")
             commands.append(GrantSlots(name, slots))
-    return _when_ended(state, tuple(commands))
+    return state, tuple(commands)
 
 
 def grants(state: RolloutState) -> dict[str, int | None]:

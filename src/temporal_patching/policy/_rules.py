@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
@@ -241,8 +242,8 @@ def values(*rules: Rule) -> Rule:
 
 
 def canonical(name: str) -> str:
-    """The one spelling of a person or host: case folded, outer spaces dropped, inner ones single."""
-    return " ".join(name.split()).casefold()
+    """The one spelling of a person or host: case, spaces and ways to write one letter do not matter."""
+    return unicodedata.normalize("NFKC", " ".join(name.split()).casefold())
 
 
 def as_tuple(entries: Iterable[str]) -> tuple[str, ...]:

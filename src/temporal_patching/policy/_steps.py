@@ -94,7 +94,7 @@ class Step(Checked):
             default procedure, ``"plain"`` for your own.
         closed_by: For ``"takes"``: the step that gives back what this one takes away.
         returns_to_service: For ``"closes"``: it runs after a failed update only if the host is healthy.
-        shielded: A cancel waits until this step has ended. Steps from the update on always are.
+        shielded: A cancel waits until this step has ended. Closers and steps from the update on always are.
         local: Run it as a local activity: fewer events, no heartbeat. For steps of a second or less.
         start_to_close_timeout: How long one attempt may take. Default 10 minutes.
         schedule_to_close_timeout: How long all attempts may take together, waiting for a worker

@@ -1,0 +1,529 @@
+"""One cluster: pilots, waves, widths and budgets hold for any order in which hosts end."""
+
+from __future__ import annotations
+
+import random
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from temporal_patching.policy import FailureBudget, HostState, Outcome, RolloutPolicy
+from temporal_patching.policy._cluster import (
+    CancelHosts,
+    ClusterEvent,
+    ClusterState,
+    EndCluster,
+    HostEnded,
+    SlotsGranted,
+    StartHost,
+    StopRequested,
+    cluster_state,
+    counts,
+    decide,
+    host_state,
+    outcome,
+)
+from temporal_patching.policy._rollout_policy import ClusterPlan, cluster_plan
+from tests.strategies import rollout_policies
+
+SEEDS = 6_000
+GOOD, SAME, BAD, GONE = (
+    HostState.PATCHED,
+    HostState.UNCHANGED,
+    HostState.FAILED,
+    HostState.UNREACHABLE,
+)
+ENDINGS = [state for state in HostState if state is not HostState.NOT_STARTED]
+COUNTS_AS_PILOT = {GOOD, BAD, GONE, HostState.REBOOT_PENDING}
+
+
+@attrs.define
+class ClusterRun:
+    """A cluster that is driven event by event, and an account of it that is kept from outside."""
+
+    state: ClusterState
+    flying: list[int] = attrs.field(factory=list[int])
+    started: list[int] = attrs.field(factory=list[int])
+    ends: dict[int, HostState] = attrs.field(factory=dict[int, HostState])
+    held: int = 0
+    slots: int | None = 0
+    cancelled: list[str] = attrs.field(factory=list[str])
+    over: int = 0
+    # The group that hosts start in, by rule 1.
+    wave: int = 0
+    in_group: list[int] = attrs.field(factory=list[int])
+
+    @property
+    def plan(self) -> ClusterPlan:
+        """The plan."""
+        return self.state.plan
+
+    def failures(self, hosts: list[int] | None = None) -> tuple[int, int, int]:
+        """Failed, unreachable and acted on, of these hosts or of all."""
+        states = [
+            self.ends[each] for each in (self.ends if hosts is None else hosts) if each in self.ends
+        ]
+        acted = sum(state in COUNTS_AS_PILOT for state in states)
+        return states.count(BAD), states.count(GONE), acted
+
+    def tell(self, event: ClusterEvent) -> None:
+        """One event; what follows is checked against the account."""
+        before = self.state
+        self.state, commands = decide(before, event)
+        if isinstance(event, SlotsGranted):
+            self.slots = event.slots
+        if isinstance(event, HostEnded):
+            self.flying.remove(event.host)
+            self.ends[event.host] = event.state
+            self.held += event.left_out
+            self.check_budget(before)
+        for command in commands:
+            if isinstance(command, StartHost):
+                self.start(command.host)
+            elif isinstance(command, CancelHosts):
+                assert self.flying
+                asked = isinstance(event, StopRequested) and event.cancel
+                assert asked or before.stopped is None, "a failure after the stop cancels nobody"
+                self.cancelled.append(command.reason)
+            else:
+                assert isinstance(command, EndCluster)
+                self.over += 1
+        if isinstance(event, HostEnded) and before.stopped is None and self.state.stopped:
+            cancels = any(isinstance(command, CancelHosts) for command in commands)
+            assert cancels == (bool(self.flying) and self.plan.in_flight == "cancel")
+        assert self.state.in_flight == len(self.flying)
+        assert self.state.ended == bool(self.over)
+        # The same again is no news.
+        if not isinstance(event, SlotsGranted):
+            assert decide(self.state, event) == (self.state, ())
+
+    def start(self, host: int) -> None:
+        """What holds whenever a host starts."""
+        plan = self.plan
+        assert self.state.stopped is None
+        assert not self.over
+        assert host == len(self.started), "in order, each once"
+        if not self.has_room():
+            assert not self.flying, "a group starts when the one before has ended"
+            self.wave, self.in_group = self.wave + 1, []
+        self.started.append(host)
+        self.in_group.append(host)
+        self.flying.append(host)
+        assert len(self.flying) <= plan.max_parallel
+        assert self.slots is None or len(self.flying) <= self.slots
+        assert len(self.flying) + self.held <= plan.max_out_of_service
+        for budget, hosts in ((plan.budget, None), (plan.pilot_budget, self.in_group)):
+            failed, unreachable, acted = self.failures(hosts)
+            flying = len(self.flying)
+            if not budget.strict or (budget is plan.pilot_budget and self.wave):
+                continue
+            trusted = acted + flying - 1 >= budget.min_sample
+            if trusted or not budget.failures_in_percent:
+                lost = failed + (unreachable if budget.unreachable is None else 0)
+                assert lost + flying <= budget.failures + 1, "strict: never overshot"
+            limit = budget.unreachable
+            if limit is not None and (trusted or not budget.unreachable_in_percent):
+                assert unreachable + flying <= limit + 1, "strict: of unreachable ones neither"
+
+    def has_room(self) -> bool:
+        """Whether the group takes one more host, by rule 1."""
+        if self.wave == 0:
+            counting = sum(self.ends.get(each) in COUNTS_AS_PILOT for each in self.in_group)
+            return counting + len(self.flying) < self.plan.pilots
+        return len(self.in_group) < self.plan.wave_size(self.wave)
+
+    def check_budget(self, before: ClusterState) -> None:
+        """It stops exactly when a budget is exceeded, or a whole wave has failed."""
+        if before.stopped is not None:
+            assert self.state.stopped == before.stopped, "the first reason stays"
+            return
+        plan = self.plan
+        exceeded = []
+        for budget, hosts in ((plan.budget, None), (plan.pilot_budget, self.in_group)):
+            if hosts is not None and self.wave:
+                continue
+            failed, unreachable, acted = self.failures(hosts)
+            trusted = acted >= budget.min_sample
+            if budget.unreachable is None:
+                failed, unreachable = failed + unreachable, 0
+            elif unreachable > budget.unreachable:
+                exceeded.append(trusted or not budget.unreachable_in_percent)
+            exceeded.append(
+                failed > budget.failures and (trusted or not budget.failures_in_percent)
+            )
+        failed, unreachable, acted = self.failures(self.in_group)
+        switch = plan.budget if self.wave else plan.pilot_budget
+        done = not self.flying and (not self.has_room() or len(self.started) == plan.hosts)
+        whole_wave = (
+            switch.stop_on_failed_wave
+            and done
+            and len(self.in_group) >= 2
+            and acted == failed + unreachable > 0
+        )
+        stuck = (self.state.stopped or "").startswith("nothing may start")
+        assert (self.state.stopped is not None) == (any(exceeded) or whole_wave or stuck)
+        if stuck:
+            assert self.held >= plan.max_out_of_service
+
+
+def begin(policy: RolloutPolicy, hosts: int, slots: int | None = None) -> ClusterRun:
+    """A cluster that has been granted its slots."""
+    run = ClusterRun(cluster_state(cluster_plan(policy, hosts)))
+    if not run.plan.pilots:
+        run.wave = 1
+    run.tell(SlotsGranted(slots))
+    return run
+
+
+def play(rng: random.Random, policy: RolloutPolicy, hosts: int) -> ClusterRun:
+    """Hosts end in any order and any state; slots come late; somebody may stop or abort it."""
+    run = ClusterRun(cluster_state(cluster_plan(policy, hosts)))
+    if not run.plan.pilots:
+        run.wave = 1
+    waits = [rng.randint(1, 5)] if rng.random() < 0.5 else []
+    run.tell(SlotsGranted(waits[0] if waits else None))
+    trouble = rng.choice([0.0, 0.05, 0.3, 1.0])
+    stop = rng.choice([0.0, 0.0, 0.02])
+    for _ in range(20 * hosts + 20):
+        if run.over:
+            break
+        if rng.random() < stop:
+            cancel, aborted = rng.random() < 0.5, rng.random() < 0.5
+            run.tell(StopRequested(reason="told to", cancel=cancel, aborted=aborted))
+        elif run.slots is not None and rng.random() < 0.2:
+            run.tell(SlotsGranted(run.slots + rng.randint(1, 5)))
+        elif run.flying:
+            bad = rng.random() < trouble
+            state = rng.choice(ENDINGS if bad else [GOOD, GOOD, GOOD, SAME])
+            if run.state.stopped is not None and rng.random() < 0.5:
+                state = HostState.CANCELLED
+            left_out = bad and rng.random() < 0.3
+            run.tell(HostEnded(host=rng.choice(run.flying), state=state, left_out=left_out))
+    return run
+
+
+def check(run: ClusterRun) -> None:
+    """What holds for every cluster at its end."""
+    state = run.state
+    assert run.over == 1, "it ends, once"
+    assert not run.flying
+    found = counts(state)
+    assert sum(found.values()) == state.plan.hosts
+    for host in range(state.plan.hosts):
+        assert host_state(state, host) is run.ends.get(host, HostState.NOT_STARTED)
+    if state.stopped is None:
+        assert HostState.NOT_STARTED not in found, "through the whole list"
+    good = found.get(GOOD, 0) + found.get(SAME, 0) == state.plan.hosts
+    if state.aborted:
+        assert outcome(state) is Outcome.ABORTED
+    elif state.stopped is not None:
+        assert outcome(state) is Outcome.STOPPED
+    else:
+        assert outcome(state) is (Outcome.PATCHED if good else Outcome.PARTIAL)
+    assert decide(state, SlotsGranted(None)) == (state, ())
+    assert decide(state, StopRequested(reason="late", aborted=True)) == (state, ())
+
+
+@given(rollout_policies(), st.integers(0, 60), st.randoms(use_true_random=False))
+def test_any_policy_holds_in_any_order(
+    policy: RolloutPolicy, hosts: int, rng: random.Random
+) -> None:
+    """Whatever the policy and however hosts end: widths, barriers, budgets, and it ends."""
+    check(play(rng, policy, hosts))
+
+
+def a_policy(rng: random.Random) -> RolloutPolicy:
+    """A policy, by chance."""
+
+    def amount(least: int) -> int | str:
+        return (
+            rng.randint(least, 12) if rng.random() < 0.5 else f"{rng.randint(max(least, 1), 60)}%"
+        )
+
+    def budget() -> FailureBudget:
+        return FailureBudget(
+            max_failures=amount(0),
+            max_unreachable=rng.choice([None, amount(0)]),
+            min_sample=rng.choice([0, 0, rng.randint(0, 15)]),
+            strict=rng.random() < 0.4,
+            stop_on_failed_wave=rng.random() < 0.5,
+        )
+
+    return RolloutPolicy(
+        pilot_hosts=rng.choice([0, 1, amount(0)]),
+        pilot_budget=budget(),
+        waves=[amount(1) for _ in range(rng.randint(1, 4))],
+        max_parallel=amount(1),
+        max_out_of_service=rng.choice([None, amount(1)]),
+        failure_budget=budget(),
+        in_flight=rng.choice(["cancel", "finish"]),
+    )
+
+
+@pytest.mark.parametrize("block", range(6))
+def test_thousands_of_clusters(block: int) -> None:
+    """The same for a volume of clusters up to 200 hosts; a failure names its seed."""
+    for seed in range(block * SEEDS // 6, (block + 1) * SEEDS // 6):
+        rng = random.Random(seed)
+        try:
+            check(play(rng, a_policy(rng), rng.choice([0, 1, 2, 5, 20, 60, 200])))
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+
+
+# By example
+
+
+def finish(run: ClusterRun, *states: HostState, left_out: bool = False) -> ClusterRun:
+    """Ends the hosts in flight, the oldest first, in these states."""
+    for state in states:
+        run.tell(HostEnded(host=run.flying[0], state=state, left_out=left_out))
+    return run
+
+
+def tolerant(most: int | str = 1_000) -> FailureBudget:
+    """A budget of which no test trips by accident."""
+    return FailureBudget(max_failures=most, stop_on_failed_wave=False)
+
+
+def test_nothing_starts_before_the_grant() -> None:
+    """A cluster whose list is frozen waits for the rollout's go."""
+    run = ClusterRun(cluster_state(cluster_plan(RolloutPolicy(), 3)))
+    assert (run.started, run.state.ended) == ([], False)
+    run.tell(SlotsGranted(0))
+    assert (run.started, run.state.ended) == ([], False)
+    run.tell(SlotsGranted(None))
+    assert run.started == [0]
+
+
+@pytest.mark.parametrize(("hosts", "waves"), [(3, [1, 1]), (7, [1, 5]), (50, [5, 44])])
+def test_groups_start_one_after_the_other(hosts: int, waves: list[int]) -> None:
+    """A pilot, then the waves of the table, each when the one before has ended."""
+    run = begin(RolloutPolicy(pilot_hosts=1, waves=["10%", "100%"], max_parallel="100%"), hosts)
+    assert len(run.flying) == 1
+    seen = []
+    while run.flying:
+        finish(run, *[GOOD] * len(run.flying))
+        seen.append(len(run.flying))
+    assert seen == [*waves, 0]
+    assert outcome(run.state) is Outcome.PATCHED
+
+
+def test_an_unchanged_pilot_is_replaced() -> None:
+    """Only a host that its update changed says something: the next one is the pilot then."""
+    run = begin(RolloutPolicy(pilot_hosts=2, max_parallel=10), 10)
+    assert run.flying == [0, 1]
+    finish(run, SAME)
+    assert run.flying == [1, 2]
+    finish(run, GOOD)
+    assert run.flying == [2], "no wave yet"
+    finish(run, SAME)
+    assert run.flying == [3]
+    finish(run, GOOD)
+    assert len(run.flying) == 6
+
+
+def test_pilots_keep_max_parallel() -> None:
+    """Five pilots, two at a time."""
+    run = begin(RolloutPolicy(pilot_hosts=5, max_parallel=2), 10)
+    assert run.flying == [0, 1]
+    finish(run, GOOD)
+    assert run.flying == [1, 2]
+
+
+def test_only_unchanged_hosts_end_well() -> None:
+    """A cluster in which nothing is to do goes through its list, pilot by pilot."""
+    run = begin(RolloutPolicy(pilot_hosts=3, max_parallel=3), 20)
+    while run.flying:
+        finish(run, SAME)
+    assert counts(run.state) == {SAME: 20}
+    assert outcome(run.state) is Outcome.PATCHED
+
+
+@pytest.mark.parametrize(("hosts", "fails_at"), [(50, 3), (1000, 51)])
+def test_five_percent_stop_at_the_next_failure(hosts: int, fails_at: int) -> None:
+    """5 % of 50 hosts tolerate two failures, of 1,000 fifty: one more stops."""
+    policy = RolloutPolicy(
+        pilot_hosts=0, max_parallel=1, max_out_of_service=100, failure_budget=tolerant("5%")
+    )
+    run = begin(policy, hosts)
+    for count in range(1, fails_at):
+        finish(run, BAD)
+        assert run.state.stopped is None, count
+    finish(run, BAD)
+    assert run.state.stopped == f"{fails_at} hosts failed, {fails_at - 1} allowed"
+    assert run.over
+    assert outcome(run.state) is Outcome.STOPPED
+
+
+def test_a_failed_pilot_stops() -> None:
+    """The pilots have a budget of their own, zero unless said otherwise."""
+    run = begin(RolloutPolicy(pilot_hosts=2, max_parallel=2, failure_budget=tolerant()), 10)
+    run.tell(HostEnded(host=0, state=BAD, why="web-0: dpkg"))
+    assert run.state.stopped == "pilots: 1 host failed, 0 allowed (web-0: dpkg)"
+    assert run.cancelled == [run.state.stopped]
+    finish(run, HostState.CANCELLED)
+    assert counts(run.state) == {BAD: 1, HostState.CANCELLED: 1, HostState.NOT_STARTED: 8}
+
+
+def test_a_percentage_of_the_pilots_is_one_of_pilots() -> None:
+    """50 % of four pilots are two: the third failure stops, whatever the cluster's size."""
+    policy = RolloutPolicy(
+        pilot_hosts=4,
+        pilot_budget=tolerant("50%"),
+        failure_budget=tolerant(),
+        max_out_of_service=40,
+    )
+    run = finish(begin(policy, 40), BAD, BAD)
+    assert run.state.stopped is None
+    finish(run, BAD)
+    assert run.state.stopped == "pilots: 3 hosts failed, 2 allowed"
+
+
+def test_pilots_count_in_the_other_budget_too() -> None:
+    """A pilot that its own budget forgives has failed for the cluster's all the same."""
+    policy = RolloutPolicy(
+        pilot_hosts=1, pilot_budget=tolerant(), failure_budget=tolerant(1), max_out_of_service=9
+    )
+    run = finish(begin(policy, 10), BAD)
+    assert run.state.stopped is None
+    finish(run, BAD)
+    assert run.state.stopped == "2 hosts failed, 1 allowed"
+
+
+def test_a_wave_in_which_every_host_failed_stops() -> None:
+    """Whatever the numbers allow; a wave of one host is no evidence, and it can be switched off."""
+    forgiving = FailureBudget(max_failures=100)
+    policy = RolloutPolicy(pilot_hosts=0, waves=[1, 2], max_parallel=5, failure_budget=forgiving)
+    run = finish(begin(policy, 9), BAD)
+    assert run.state.stopped is None
+    finish(run, BAD, GONE)
+    assert run.state.stopped == "every host of wave 2 that was acted on failed"
+    switched_off = attrs.evolve(policy, failure_budget=tolerant(100))
+    assert finish(begin(switched_off, 9), BAD, BAD, GONE).state.stopped is None
+
+
+def test_pilots_that_all_failed_stop_by_their_own_switch() -> None:
+    """For pilots the pilots' budget says whether a group that failed as a whole stops."""
+    policy = RolloutPolicy(
+        pilot_hosts=2,
+        max_parallel=2,
+        pilot_budget=FailureBudget(max_failures=2),
+        failure_budget=tolerant(),
+    )
+    run = finish(begin(policy, 9), BAD, BAD)
+    assert run.state.stopped == "every pilot that was acted on failed"
+    off = attrs.evolve(policy, pilot_budget=tolerant())
+    assert finish(begin(off, 9), BAD, BAD).state.stopped is None
+
+
+def test_a_strict_budget_is_never_overshot() -> None:
+    """Hosts in flight count as possible failures: with none allowed one runs at a time."""
+    strict = FailureBudget(max_failures=2, strict=True, stop_on_failed_wave=False)
+    run = begin(RolloutPolicy(pilot_hosts=0, max_parallel=10, failure_budget=strict), 20)
+    assert len(run.flying) == 3
+    finish(run, GOOD)
+    assert len(run.flying) == 3
+    finish(run, BAD)
+    assert len(run.flying) == 2
+    finish(run, BAD)
+    assert len(run.flying) == 1
+    finish(run, BAD)
+    assert run.state.stopped == "3 hosts failed, 2 allowed"
+    assert run.over
+
+
+def test_a_strict_limit_of_unreachable_hosts_is_never_overshot() -> None:
+    """Hosts in flight count as possibly unreachable, too, where those have a limit of their own."""
+    strict = FailureBudget(
+        max_failures=9, max_unreachable=1, strict=True, stop_on_failed_wave=False
+    )
+    run = begin(RolloutPolicy(pilot_hosts=0, max_parallel=10, failure_budget=strict), 20)
+    assert len(run.flying) == 2
+    finish(run, GONE)
+    assert len(run.flying) == 1
+    finish(run, GONE)
+    assert run.state.stopped == "2 hosts unreachable, 1 allowed"
+    assert run.over
+
+
+def test_a_strict_pilot_budget_is_never_overshot() -> None:
+    """Five pilots, none of which may fail, strictly: one at a time."""
+    policy = RolloutPolicy(pilot_hosts=5, max_parallel=5, pilot_budget=FailureBudget(strict=True))
+    assert begin(policy, 20).flying == [0]
+
+
+def test_a_strict_percentage_without_its_sample_does_not_block() -> None:
+    """What cannot stop yet must not hold back for ever either."""
+    budget = FailureBudget(max_failures="5%", min_sample=10, strict=True, stop_on_failed_wave=False)
+    policy = RolloutPolicy(pilot_hosts=0, max_out_of_service=20, failure_budget=budget)
+    run = begin(policy, 20)
+    for _ in range(9):
+        finish(run, BAD)
+    assert run.state.stopped is None
+    finish(run, BAD)
+    assert run.state.stopped == "10 hosts failed, 1 allowed"
+
+
+def test_held_hosts_are_lost_capacity() -> None:
+    """What is held out of service counts in max_out_of_service; if nothing may start it says so."""
+    policy = RolloutPolicy(pilot_hosts=0, max_parallel=2, failure_budget=tolerant())
+    run = begin(policy, 9)
+    finish(run, BAD, left_out=True)
+    assert len(run.flying) == 1
+    finish(run, BAD, left_out=True)
+    assert run.state.stopped == (
+        "nothing may start: 2 held out of service, max_out_of_service is 2"
+    )
+    assert outcome(run.state) is Outcome.STOPPED
+
+
+@pytest.mark.parametrize("in_flight", ["cancel", "finish"])
+def test_hosts_in_flight_are_cancelled_or_finish(in_flight: str) -> None:
+    """When the budget is exceeded nothing new starts, and the policy says what becomes of the rest."""
+    policy = RolloutPolicy(pilot_hosts=0, max_parallel=3, in_flight=in_flight)  # type: ignore[arg-type]
+    run = finish(begin(policy, 9), BAD)
+    assert run.cancelled == (["1 host failed, 0 allowed"] if in_flight == "cancel" else [])
+    assert len(run.flying) == 2
+    finish(run, GOOD, GOOD)
+    assert run.over
+    assert run.started == [0, 1, 2]
+
+
+def test_the_first_reason_of_a_stop_stays_and_an_abort_counts() -> None:
+    """A second stop changes nothing; an abort of a cluster that stops makes it ABORTED."""
+    run = begin(RolloutPolicy(pilot_hosts=0, max_parallel=2, in_flight="finish"), 5)
+    run.tell(StopRequested(reason="us-1 stopped", cancel=False))
+    run.tell(StopRequested(reason="again", cancel=True))
+    assert (run.state.stopped, run.cancelled) == ("us-1 stopped", [])
+    run.tell(StopRequested(reason="aborted: enough", aborted=True))
+    assert (run.state.stopped, run.cancelled) == ("us-1 stopped", ["aborted: enough"])
+    finish(run, HostState.CANCELLED, GOOD)
+    assert outcome(run.state) is Outcome.ABORTED
+
+
+def test_stop_and_abort_before_the_grant_end_it_at_once() -> None:
+    """Nothing is in flight, so nothing is waited for."""
+    for aborted in (False, True):
+        run = ClusterRun(cluster_state(cluster_plan(RolloutPolicy(), 3)))
+        run.tell(StopRequested(reason="rejected", aborted=aborted))
+        assert run.over
+        assert counts(run.state) == {HostState.NOT_STARTED: 3}
+
+
+def test_rubbish_about_hosts_changes_nothing() -> None:
+    """A host that is not in flight cannot end, nor one that does not exist."""
+    run = begin(RolloutPolicy(), 3)
+    for host in (1, 2, 3, 99, -1):
+        assert decide(run.state, HostEnded(host=host, state=GOOD)) == (run.state, ())
+
+
+def test_an_empty_cluster_ends_with_its_grant() -> None:
+    """Where an empty one is allowed it is PATCHED, after the rollout's go."""
+    run = ClusterRun(cluster_state(cluster_plan(RolloutPolicy(), 0)))
+    assert not run.over
+    run.tell(SlotsGranted(None))
+    assert run.over
+    assert outcome(run.state) is Outcome.PATCHED
