@@ -164,7 +164,9 @@ def retry_policies(draw: st.DrawFn) -> RetryPolicy:
 @st.composite
 def steps(draw: st.DrawFn) -> Step:
     """Steps by themselves, of any kind and name."""
-    kind = draw(st.sampled_from(["gate", "takes", "update", "closes", "plain", "reboot", "health"]))
+    kind: Any = draw(
+        st.sampled_from(["gate", "takes", "update", "closes", "plain", "reboot", "health"])
+    )
     identifier = st.from_regex(r"[a-z][a-z_]{0,10}", fullmatch=True)
     return Step(
         draw(identifier),

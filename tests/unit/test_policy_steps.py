@@ -96,7 +96,7 @@ def test_a_procedure_that_makes_no_sense_is_refused() -> None:
         "there must be one step of kind 'update' (got ['a', 'b'])",
     )
     for steps in ([take], [Step("undrain", kind="closes"), take], [take, Step("undrain")]):
-        assert problems(lambda steps=steps: Steps(steps)) == (  # type: ignore[misc]
+        assert problems(lambda steps=steps: Steps(steps)) == (
             "step 'drain' is closed by 'undrain', which must come after it and be of kind 'closes'",
         )
 

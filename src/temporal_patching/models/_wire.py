@@ -74,7 +74,10 @@ def from_json(value: Any, wanted: type[T]) -> T:
     try:
         return converter.structure(value, wanted)
     except Exception as error:
-        found = list(_explain(converter, value, wanted, "$", "", strict))
+        try:
+            found = list(_explain(_converter(strict=strict), value, wanted, "$", "", strict))
+        except RecursionError:  # what cannot even be printed
+            found = ["must not be nested so deeply @ $"]
         what = getattr(wanted, "__name__", str(wanted))
         raise InvalidRequest(bounded(found or [f"{error} @ $"]), what=what) from None
 
@@ -83,7 +86,7 @@ def _converter_of(kind: Any, *, strict: bool = True) -> cattrs.Converter:
     # By where it is defined: a user may well derive a wire type of their own.
     if isinstance(kind, type) and kind.__module__.startswith(f"{_LIBRARY}."):
         return _STRICT if strict else _LENIENT
-    return _converter(strict=strict)
+    return _converter(strict=strict, detailed=False)
 
 
 # What is wrong, said for people. Only walked after the fast way has failed.
@@ -257,8 +260,24 @@ class _RetryPolicyForm:
     non_retryable_error_types: tuple[str, ...] | None = None
 
 
-def _converter(*, strict: bool) -> cattrs.Converter:
-    made = cattrs.Converter(
+class _Converter(cattrs.Converter):
+    def gen_structure_attrs_fromdict(self, cl: type[T]) -> Callable[[Mapping[str, Any], Any], T]:
+        structure = super().gen_structure_attrs_fromdict(cl)
+
+        def from_object(value: Any, wanted: Any) -> T:
+            # An empty list or text has no field that could be wrong: it would pass for all defaults.
+            if not isinstance(value, dict):
+                raise _Wrong(f"must be an object with the fields of {cl.__name__} (got {value!r})")
+            fields: dict[str, Any] = value
+            return structure(fields, wanted)
+
+        return from_object
+
+
+def _converter(*, strict: bool, detailed: bool = True) -> cattrs.Converter:
+    """A converter; one that is not ``detailed`` stops at the first error, before a task takes too long."""
+    made = _Converter(
+        detailed_validation=detailed,
         forbid_extra_keys=strict,
         omit_if_default=True,
         unstruct_collection_overrides={tuple: list},
@@ -311,5 +330,5 @@ def _is_list(wanted: Any) -> bool:
     return get_origin(wanted) is tuple and get_args(wanted)[1:] == (Ellipsis,)
 
 
-_STRICT = _converter(strict=True)
-_LENIENT = _converter(strict=False)
+_STRICT = _converter(strict=True, detailed=False)
+_LENIENT = _converter(strict=False, detailed=False)

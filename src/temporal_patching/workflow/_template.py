@@ -1,17 +1,16 @@
 """How a class that defines nothing still is a workflow, and one that defines all still cannot hang.
 
 ``@workflow.defn`` refuses an inherited ``run``, and the SDK only hands the input to an ``__init__`` that
-has exactly ``run``'s parameters. So each subclass gets both of its own when it is defined. They take
-the raw payload and any number of arguments, and structure by hand: then rubbish and wrong arity end
-the workflow with a message, instead of failing its task for ever.
+has exactly ``run``'s parameters. So each subclass gets both when it is defined, around those that it
+has itself. They take the raw payload and any number of arguments, and structure by hand: then rubbish
+and wrong arity end the workflow with a message, instead of failing its task for ever.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast, get_type_hints
 
 from temporalio import workflow
 from temporalio.common import RawValue
@@ -73,65 +72,47 @@ def provide(cls: type[TemplateWorkflow[Any, Any]]) -> None:
     if own_init is not None and not hasattr(own_init, "__temporal_workflow_init"):
         raise InvalidRequest(
             [
-                f"{cls.__name__}.__init__ must be decorated with @workflow.init, take the parameters of "
-                "run and call super().__init__(request); or leave it out"
+                f"{cls.__name__}.__init__ must be decorated with @workflow.init, take the request and call "
+                "super().__init__(request); or leave it out"
             ]
         )
     own_run = next(
         (each for each in cls.__dict__.values() if hasattr(each, "__temporal_workflow_run")), None
     )
-    if own_run is not None:
-        signature = inspect.signature(own_run)
-        setattr(cls, own_run.__name__, _guarded(own_run))
-    else:
-        wanted = inspect.signature(own_init) if own_init is not None else _RAW
-        signature = wanted.replace(return_annotation=cls._result_type)
-        _place(cls, "run", workflow.run, _guarded(_run_request), signature, own_init)
-    if own_init is not None:
-        cls.__init__ = _guarded_init(own_init)  # type: ignore[method-assign]
-    else:
-        _place(
-            cls, "__init__", workflow.init, _init_of(cls), signature.replace(return_annotation=None)
-        )
+    for own in (own_init, own_run):
+        if own is not None and len(inspect.signature(own).parameters) != 2:
+            raise InvalidRequest(
+                [f"{own.__qualname__} must take self and one {cls._request_type.__name__}"]
+            )
+    _place(cls, _guarded_run(own_run or _run_request), own_run, workflow.run)
+    _place(cls, _guarded_init(own_init or _init_of(cls)), own_init, workflow.init)
 
 
-_RAW = inspect.Signature(
-    [
-        inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-        inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=RawValue),
-    ]
-)
-
-
-async def _run_request(self: TemplateWorkflow[Any, Any], *_: object) -> Any:
-    return await self._execute(self._request)
+async def _run_request(self: TemplateWorkflow[Any, Any], request: Any) -> Any:
+    return await self._execute(request)
 
 
 def _init_of(cls: type[Any]) -> Callable[..., None]:
-    def init(self: Any, *arguments: object) -> None:
-        super(cls, self).__init__(*arguments)
+    def init(self: Any, request: Any) -> None:
+        cast("Any", super(cls, self)).__init__(request)
 
     return init
 
 
-def _guarded_init(own_init: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(own_init)
+def _guarded_init(init: Callable[..., None]) -> Callable[..., None]:
     def guarded(self: TemplateWorkflow[Any, Any], *arguments: object) -> None:
         try:
-            _only(arguments, self._request_type)
-            own_init(self, *arguments)
+            init(self, _accepted(arguments, self._request_type))
         except BaseException as error:
             self._refuse(as_failure(error))
 
     return guarded
 
 
-def _guarded(run: Run) -> Run:
-    @functools.wraps(run)
-    async def guarded(self: TemplateWorkflow[Any, Any], *arguments: object) -> Any:
+def _guarded_run(run: Run) -> Run:
+    async def guarded(self: TemplateWorkflow[Any, Any], *_: object) -> Any:
         try:
-            self._request  # noqa: B018 - raises why it was refused
-            result = await run(self, *arguments)
+            result = await run(self, self._request)
         except BaseException as error:
             raise_as_failure(error)
         finally:
@@ -143,40 +124,48 @@ def _guarded(run: Run) -> Run:
     return guarded
 
 
+_RAW = inspect.Signature(
+    [
+        inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=RawValue),
+    ]
+)
+"""What the SDK is told that ``run`` and ``__init__`` take. What they really take is anything."""
+
+
 def _place(
-    cls: type,
-    name: str,
-    decorate: Callable[[Any], Any],
+    cls: type[TemplateWorkflow[Any, Any]],
     function: Callable[..., Any],
-    signature: inspect.Signature,
-    written: Callable[..., Any] | None = None,
+    own: Callable[..., Any] | None,
+    decorate: Callable[[Any], Any],
 ) -> None:
     made = cast("Any", function)
-    made.__doc__ = (
-        made.__doc__ or "Carries out the request. Made for each class when it is defined."
-    )
-    # What the SDK looks at: where it stands, and what it takes. What it really takes is anything.
-    made.__name__, made.__qualname__ = name, f"{cls.__qualname__}.{name}"
+    name = "run" if decorate is workflow.run else "__init__"
+    made.__name__ = name if own is None else own.__name__
+    made.__qualname__ = f"{cls.__qualname__}.{made.__name__}"
     made.__module__ = cls.__module__
-    made.__dict__.pop("__wrapped__", None)
-    if written is not None:  # its annotations may be texts, which only make sense where it stands
-        made.__wrapped__ = written
-    made.__signature__ = signature
-    made.__annotations__ = {
-        each.name: each.annotation
-        for each in signature.parameters.values()
-        if each.annotation is not inspect.Parameter.empty
-    } | {"return": signature.return_annotation}
-    setattr(cls, name, decorate(made))
+    made.__doc__ = own.__doc__ if own is not None else None
+    if made.__doc__ is None:
+        made.__doc__ = "Carries out the request. Made for each class when it is defined."
+    gives = _gives(own, cls._result_type) if name == "run" else None
+    made.__signature__ = _RAW.replace(return_annotation=gives)
+    made.__annotations__ = {"request": RawValue, "return": gives}
+    setattr(cls, made.__name__, decorate(made))
+
+
+def _gives(own_run: Callable[..., Any] | None, usual: type[Any]) -> Any:
+    """What ``run`` returns: an own one may well return something of the user's."""
+    if own_run is None:
+        return usual
+    try:
+        return get_type_hints(own_run).get("return", usual)
+    except Exception:  # a name that is only known once the module is complete
+        return usual
 
 
 def _accepted(arguments: tuple[object, ...], wanted: type[Any]) -> Any:
-    return read(_only(arguments, wanted), wanted)
-
-
-def _only(arguments: tuple[object, ...], wanted: type[Any]) -> object:
     if len(arguments) != 1:
         raise InvalidRequest(
             [f"takes exactly one {wanted.__name__} (got {len(arguments)} arguments)"], what="input"
         )
-    return arguments[0]
+    return read(arguments[0], wanted)
