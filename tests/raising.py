@@ -52,6 +52,7 @@ def _group() -> BaseException:
 
 ODD: dict[str, Callable[[], BaseException]] = {
     "mute": Mute,
+    "surrogate": lambda: ValueError("bad \udcff"),
     "huge": lambda: ValueError("x" * 3_000_000),
     "huge-details": lambda: ApplicationError("huge", "x" * 3_000_000),
     "own-cause": _its_own_cause,

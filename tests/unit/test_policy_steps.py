@@ -15,6 +15,7 @@ from temporalio.common import RetryPolicy
 from temporal_patching.exceptions import InvalidRequest
 from temporal_patching.policy import DEFAULT_STEPS, Step, Steps
 from temporal_patching.policy._steps import KINDS, resolve
+from temporal_patching.workflow import HostPatchWorkflow
 from tests.strategies import retry_policies
 
 EVERY = set(KINDS)
@@ -73,10 +74,26 @@ def test_steps_are_left_out_with_their_closers() -> None:
     """A taking step without its closer is refused, together they go."""
     rest = DEFAULT_STEPS.without("stop_services", "start_services")
     assert set(DEFAULT_STEPS.names) - set(rest.names) == {"stop_services", "start_services"}
-    assert problems(lambda: DEFAULT_STEPS.without("start_services")) == (
+    DEFAULT_STEPS.check()
+    rest.check()
+    assert problems(lambda: DEFAULT_STEPS.without("start_services").check()) == (
         "step 'stop_services' is closed by 'start_services', which must come after it and be of "
         "kind 'closes'",
     )
+
+
+def test_a_taking_step_may_be_added_before_its_closer() -> None:
+    """In the order in which they are read; only a complete procedure is checked."""
+    steps = DEFAULT_STEPS.before(
+        "stop_services", Step("silence_alerts", kind="takes", closed_by="restore_alerts")
+    ).after("check_service_health", Step("restore_alerts", kind="closes"))
+    steps.check()
+    with pytest.raises(InvalidRequest, match="'silence_alerts' is closed by 'restore_alerts'"):
+
+        class Incomplete(HostPatchWorkflow):
+            steps = DEFAULT_STEPS.before(
+                "stop_services", Step("silence_alerts", kind="takes", closed_by="restore_alerts")
+            )
 
 
 @pytest.mark.parametrize("method", ["before", "after", "without", "replace"])
@@ -96,7 +113,7 @@ def test_a_procedure_that_makes_no_sense_is_refused() -> None:
         "there must be one step of kind 'update' (got ['a', 'b'])",
     )
     for steps in ([take], [Step("undrain", kind="closes"), take], [take, Step("undrain")]):
-        assert problems(lambda steps=steps: Steps(steps)) == (
+        assert problems(lambda steps=steps: Steps(steps).check()) == (
             "step 'drain' is closed by 'undrain', which must come after it and be of kind 'closes'",
         )
 

@@ -169,20 +169,33 @@ class Steps(Sequence[Step]):
         for step in self._steps:
             if self.names.count(step.name) > 1:
                 found.append(f"step {step.name!r} must be there once")
-            if step.closed_by is not None and not self._closes(step):
-                found.append(
-                    f"step {step.name!r} is closed by {step.closed_by!r}, which must come after it "
-                    "and be of kind 'closes'"
-                )
         updates = [step.name for step in self._steps if step.kind == "update"]
         if len(updates) > 1:
             found.append(f"there must be one step of kind 'update' (got {updates!r})")
         if found:
             raise InvalidRequest(dict.fromkeys(found), what="Steps")
 
-    def _closes(self, step: Step) -> bool:
-        later = self._steps[self._steps.index(step) + 1 :]
-        return any(each.name == step.closed_by and each.kind == "closes" for each in later)
+    def check(self) -> None:
+        """Looks whether every step that takes something away has its closer after it.
+
+        Called when a ``HostPatchWorkflow`` class is defined: between two calls of ``after`` a procedure
+        may well be incomplete.
+
+        Raises:
+            InvalidRequest: A closer is missing, or comes too early.
+        """
+        found = [
+            f"step {step.name!r} is closed by {step.closed_by!r}, which must come after it and be of "
+            "kind 'closes'"
+            for at, step in enumerate(self._steps)
+            if step.closed_by is not None
+            and not any(
+                each.name == step.closed_by and each.kind == "closes"
+                for each in self._steps[at + 1 :]
+            )
+        ]
+        if found:
+            raise InvalidRequest(found, what="Steps")
 
     @property
     def names(self) -> tuple[str, ...]:

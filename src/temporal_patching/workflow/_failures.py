@@ -104,7 +104,8 @@ def _can_be_told(error: BaseException) -> bool:
 def text_of(error: BaseException) -> str:
     """What it says, or its class's name; never raises."""
     try:
-        return str(error) or type(error).__name__
+        # Half of a surrogate pair is no text: it would fail the workflow's task for ever.
+        return str(error).encode("utf-8", "replace").decode() or type(error).__name__
     except Exception:
         return type(error).__name__
 

@@ -73,6 +73,10 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
             """Patches the host."""
             raise NotImplementedError
 
+    def __init_subclass__(cls) -> None:
+        cls.steps.check()
+        super().__init_subclass__()
+
     # Hooks
 
     async def before_host(self, request: HostRequest) -> None:
