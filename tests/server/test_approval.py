@@ -532,6 +532,8 @@ async def test_votes_for_nobodys_gate_are_bounded(client: Client) -> None:
         with pytest.raises(Refused, match="no gate is open yet, and 100 votes are waiting for one"):
             await gates(here, handle).approve(by=ALICE, gate=GATE)
         assert (await report(handle)).held == 100
+        again = await gates(here, handle).approve(by="MALLORY-7", gate="nowhere")
+        assert [vote.by for vote in again.votes] == ["mallory-7"], "answered as the first time"
         await handle.signal(Late.open)
         await opened(handle)
         await gates(here, handle).approve(by=ALICE, gate=GATE)

@@ -537,3 +537,28 @@ def test_mappings_are_read_as_mappings() -> None:
     request = from_json({**REQUEST, "params": params}, PatchRequest)
     assert list(request.params) == ["z", "a"]
     assert to_json(request)["params"] == params
+
+
+@pytest.mark.parametrize("wrong", [[], "", "x", 0, False, [["pilot_hosts", 1]]], ids=repr)
+def test_only_an_object_is_an_object(wrong: Any) -> None:
+    """What is empty, or no object, does not pass for one whose fields have all their defaults."""
+    said = f"must be an object with the fields of RolloutPolicy (got {wrong!r}) @ $.policy"
+    assert problems({**REQUEST, "policy": wrong}) == (said,)
+    assert len(problems(wrong, StepResult)) == 1
+
+
+@pytest.mark.parametrize("depth", [100, 900, 20_000])
+@pytest.mark.parametrize("place", ["params", "clusters"])
+def test_deep_nesting_is_read_or_refused(place: str, depth: int) -> None:
+    """However deep it is nested, it is read or refused; no RecursionError comes out."""
+    nested: Any = "end"
+    for _ in range(depth):
+        nested = [nested]
+    wrong = {"deep": nested} if place == "params" else nested
+    try:
+        request = from_json({**REQUEST, place: wrong}, PatchRequest)
+    except InvalidRequest as error:
+        assert len(error.message) < 2_000  # noqa: PT017 - it may be read, too
+    else:  # what is taken can also be handed on
+        assert place == "params"
+        assert to_json(request)["params"] == wrong
