@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import Literal, cast, final
+from typing import Literal, cast, final, get_args
 
 import attrs
 
@@ -46,16 +46,7 @@ NoticeKind = Literal[
 ]
 """What ``notify`` can be told."""
 
-NOTICE_KINDS: tuple[NoticeKind, ...] = (
-    "approval_requested",
-    "approval_reminder",
-    "approval_expired",
-    "host_started",
-    "host_patched",
-    "host_failed",
-    "stopped",
-    "finished",
-)
+NOTICE_KINDS: tuple[NoticeKind, ...] = get_args(NoticeKind)
 
 MAX_PARALLEL = 500
 """Children at once that one cluster may have: what Temporal advises for one parent."""
