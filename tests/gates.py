@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+import attrs
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
-from temporal_patching.models import GateReport
+from temporal_patching.models import GateReport, Vote
 from temporal_patching.policy import ApprovalPolicy
 from temporal_patching.workflow import ApprovalMixin, gather
 
@@ -278,3 +279,12 @@ class WithInputLast(Counted, Pausable, ApprovalMixin):
 
 MIXED = [First, Last, AfterSelfish, BeforeSelfish, OwnInit, WithInput, WithInputLast]
 CLASSES = [Release, Declared, Late, Reminding, TwoGates, Twice, BrokenHook, *MIXED]
+
+
+@workflow.defn
+class Sealed:
+    """Takes a wire type and gives one."""
+
+    @workflow.run
+    async def run(self, vote: Vote) -> Vote:
+        return attrs.evolve(vote, reason=f"{vote.reason}, sealed")

@@ -12,7 +12,8 @@ This module offers nothing but ``__version__``. Import from the room that your c
 * :mod:`temporal_patching.testing`: a simulated fleet for your own tests.
 * :mod:`temporal_patching.contrib`: ready-made adapters that need a third-party package.
 
-Importing it imports none of the rooms: whatever it loaded, each workflow sandbox would load again.
+Importing it imports none of the rooms. Inside of a workflow sandbox it passes them through, as the
+plugin does, so that the parts work on any worker, and cost a workflow nothing.
 
 Example:
     >>> import temporal_patching
@@ -20,9 +21,31 @@ Example:
     True
 """
 
+import sys
+
 __all__ = ["__version__"]
 
 __version__: str
+
+
+def _pass_through() -> None:
+    from types import ModuleType
+
+    from temporalio import workflow
+
+    if workflow.unsafe.in_sandbox():
+        # Imported anew for each workflow they would cost it 30 ms, and cattrs does not survive that.
+        with workflow.unsafe.imports_passed_through():
+            for room in ("exceptions", "policy", "models", "workflow", "activity", "client"):
+                # Not importlib, which the sandbox does not see.
+                module: ModuleType = __import__(f"{__name__}.{room}", fromlist=["*"])
+                for part in tuple(vars(module).values()):  # where type hints are looked up
+                    if isinstance(part, ModuleType) and part.__name__.startswith(module.__name__):
+                        __import__(part.__name__)
+
+
+if "temporalio.workflow" in sys.modules:  # as it always is inside of a sandbox
+    _pass_through()
 
 
 def __getattr__(name: str) -> str:

@@ -222,19 +222,28 @@ class Rollout(Generic[WorkflowT]):
         return await _query(handle, "progress", ClusterProgress)
 
     async def host_progress(self, host: str) -> HostProgress:
-        """Where one host is: the step that runs, what is done, what is open. Raises as ``progress``."""
+        """Where one host is: the step that runs, what is done, what is open.
+
+        Raises:
+            NotAnswered: No worker answered within 10 seconds.
+            RolloutNotFound: This rollout has not worked on the host, or another one has since.
+        """
         handle = self._client.get_workflow_handle(host_workflow_id(host))
-        return await _query(handle, "progress", HostProgress)
+        progress = await _query(handle, "progress", HostProgress)
+        if progress.rollout != self.id:
+            raise RolloutNotFound(
+                f"host {host!r} is not {self.id!r}'s: rollout {progress.rollout!r} is the last that "
+                "worked on it"
+            )
+        return progress
 
     async def completed_steps(
         self, *, cluster: str | None = None, host: str | None = None
     ) -> CompletedSteps:
         """What is done, in order: of the rollout, or of one cluster, or of one host."""
-        id = self.id
         if host is not None:
-            id = host_workflow_id(host)
-        elif cluster is not None:
-            id = cluster_workflow_id(self.id, cluster)
+            return CompletedSteps(steps=(await self.host_progress(host)).completed)
+        id = self.id if cluster is None else cluster_workflow_id(self.id, cluster)
         return await _query(self._client.get_workflow_handle(id), "completed_steps", CompletedSteps)
 
     async def watch(
@@ -351,5 +360,6 @@ def _told(error: RPCError, id: str) -> Exception:
 
 def _no_worker(id: str) -> NotAnswered:
     return NotAnswered(
-        f"no worker answered for {id!r} within {_PATIENCE.seconds} seconds: is one running on its task queue?"
+        f"no worker answered for {id!r} within {_PATIENCE.seconds} seconds: is one "
+        "running on its task queue, with its class among the workflows?"
     )

@@ -15,6 +15,9 @@
         ├── HostUnreachable                 "HostUnreachable"    raised by activities: host not reached
         ├── OutcomeUnknown                  "OutcomeUnknown"     raised by activities: done or not?
         ├── CheckpointMismatch              "CheckpointMismatch" heartbeat details have another shape
+        ├── (from handlers)                 "VoteRefused"        a vote may not count; nothing in history
+        ├── (from activities)               "InvalidResult", "UnknownWorkflow", "HostBusy",
+        │                                   "NoticeTimeout"
         └── PatchFailure                    what a workflow of ours fails with; carries its report
             ├── HostFailed                  "HostFailed"
             ├── ClusterFailed               "ClusterFailed"
@@ -75,7 +78,7 @@ class RolloutFailed(PatchingError):
 
 @final
 class RolloutNotFound(PatchingError):
-    """No rollout has this id, or its retention is over."""
+    """No workflow has this id, its retention is over, or it has ended and takes no more messages."""
 
 
 @final

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
@@ -36,6 +37,10 @@ T = TypeVar("T")
 
 _PASSED_THROUGH = ("temporal_patching", "attr", "attrs", "cattrs")
 """Else the sandbox imports them again for every workflow; cattrs does not survive that."""
+
+_NOTICE_THREADS = 4
+_NOTICE_PATIENCE = 20
+"""Seconds that one attempt of a notice may take."""
 
 _NOT_STEPS = frozenset({"list_hosts", "notify"})
 
@@ -133,6 +138,12 @@ def _united(there: Sequence[T] | None, ours: Sequence[T]) -> list[T]:
 
 def _activities(activities: PatchActivities, classes: Sequence[type]) -> list[_Activity]:
     kind = type(activities)
+    if not isinstance(activities, PatchActivities):
+        raise InvalidRequest(
+            [
+                f"'activities' must be an instance of your PatchActivities subclass (got {activities!r})"
+            ]
+        )
     methods = implemented(kind)
     if "list_hosts" not in methods:
         hint = did_you_mean("list_hosts", methods)
@@ -140,12 +151,34 @@ def _activities(activities: PatchActivities, classes: Sequence[type]) -> list[_A
     steps = _step_names(classes) | set(KINDS)
     made = [_activity(activities.list_hosts, "list_hosts", HostQuery, HostList)]
     if "notify" in methods:
-        made.append(_activity(activities.notify, "notify", Notice, type(None)))
+        made.append(_activity(_patiently(activities.notify), "notify", Notice, type(None)))
     made.extend(
         _activity(getattr(activities, name), name, HostTask, StepResult)
         for name in sorted((methods - _NOT_STEPS) & steps)
     )
     return [*made, _resolver(kind, classes), _wait_for_host]
+
+
+def _patiently(notify: Callable[[Notice], Any]) -> Callable[[Notice], Awaitable[Any]]:
+    """``notify`` with threads and a time limit of its own: one that hangs holds up no step."""
+    threads = ThreadPoolExecutor(max_workers=_NOTICE_THREADS, thread_name_prefix="notices")
+
+    async def patiently(notice: Notice) -> Any:
+        if inspect.iscoroutinefunction(notify):
+            telling: Awaitable[Any] = notify(notice)
+        else:
+            here = contextvars.copy_context()
+            telling = asyncio.get_running_loop().run_in_executor(
+                threads, lambda: here.run(notify, notice)
+            )
+        try:
+            return await asyncio.wait_for(telling, _NOTICE_PATIENCE)
+        except asyncio.TimeoutError:
+            raise ApplicationError(
+                f"'notify' did not return within {_NOTICE_PATIENCE} seconds", type="NoticeTimeout"
+            ) from None
+
+    return patiently
 
 
 def _step_names(classes: Iterable[type]) -> set[str]:

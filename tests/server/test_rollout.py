@@ -365,6 +365,9 @@ async def test_typed_parameters(client: Client, eu: str) -> None:
     assert "extra fields found (bild) @ $" in str(refused.value)
 
 
+@pytest.mark.provokes_task_failure(
+    "without a cache the SDK may drop a task that comes while the workflow is evicted"
+)
 async def test_release_in_the_middle(client: Client, eu: str) -> None:
     """A release that changes the steps while a rollout runs does not change what that rollout does."""
     fleet = SimulatedFleet({eu: 2})
@@ -415,7 +418,18 @@ async def test_release_in_the_middle(client: Client, eu: str) -> None:
 # Cancelled in each phase
 
 
-@pytest.mark.parametrize("cached", [0, 1000])
+@pytest.mark.parametrize(
+    "cached",
+    [
+        pytest.param(
+            0,
+            marks=pytest.mark.provokes_task_failure(
+                "without a cache the SDK may drop a task that comes while the workflow is evicted"
+            ),
+        ),
+        1000,
+    ],
+)
 @pytest.mark.parametrize("phase", ["listing", "gate", "pilot", "wave", "closing"])
 async def test_cancel_in_each_phase(client: Client, eu: str, phase: str, cached: int) -> None:
     """A cancel ends the rollout as RolloutAborted, FAILED, in whatever phase it comes; nothing stays open."""
@@ -539,6 +553,9 @@ async def test_own_handlers(client: Client, eu: str) -> None:
     assert sorted(answers) == [2, 3, 4]
 
 
+@pytest.mark.provokes_task_failure(
+    "without a cache the SDK may drop a task that comes while the workflow is evicted"
+)
 async def test_in_a_small_cache(client: Client, eu: str) -> None:
     """With room for two workflows in memory a rollout of many goes the same way."""
     fleet = SimulatedFleet({eu: 6}, faults={f"{eu}-4": RefuseAt("perform_update")})

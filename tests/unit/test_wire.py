@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -38,7 +39,13 @@ from temporal_patching.models import _orders as orders
 from temporal_patching.models._duration import format_duration, parse_duration
 from temporal_patching.models._orders import HostRequest
 from temporal_patching.models._wire import from_json, to_json
-from temporal_patching.policy import ApprovalPolicy, FailureBudget, RolloutPolicy, Step
+from temporal_patching.policy import (
+    DEFAULT_STEPS,
+    ApprovalPolicy,
+    FailureBudget,
+    RolloutPolicy,
+    Step,
+)
 from tests.conftest import CONVERTERS
 from tests.strategies import instances, json_values, percentages, retry_policies
 
@@ -115,8 +122,8 @@ async def test_encrypted_payloads_hold_no_plain_text() -> None:
     assert b"requester" not in payload.SerializeToString()
 
 
-def test_a_request_is_short() -> None:
-    """What has its default is left out, durations and percentages have one readable form."""
+def test_forms() -> None:
+    """Durations and percentages have one readable form."""
     request = PatchRequest(
         clusters=["eu-1"],
         requester="carol@example.com",
@@ -130,16 +137,50 @@ def test_a_request_is_short() -> None:
             "start": ApprovalPolicy(approvers=["alice@example.com"], timeout=timedelta(hours=4))
         },
     )
-    assert to_json(request) == {
-        **REQUEST,
-        "policy": {
-            "max_parallel": "10%",
-            "waves": [1, "100%"],
-            "failure_budget": {"max_failures": "5%"},
-            "busy_host_timeout": "1h30m",
-        },
-        "approvals": {"start": {"approvers": ["alice@example.com"], "timeout": "4h"}},
+    written = to_json(request)
+    assert written["policy"]["max_parallel"] == "10%"
+    assert written["policy"]["waves"] == [1, "100%"]
+    assert written["policy"]["failure_budget"]["max_failures"] == "5%"
+    assert written["policy"]["busy_host_timeout"] == "1h30m"
+    assert written["approvals"]["start"]["timeout"] == "4h"
+    assert written["approvals"]["start"]["quorum"] == 1, "what has its default is written, too"
+
+
+def test_what_travels_once_a_host_is_short() -> None:
+    """What has its default is left out there: a cluster has thousands of them in one history."""
+    task = HostTask(rollout="r", cluster="c", host="h", step="perform_update")
+    assert to_json(task) == {
+        "rollout": "r",
+        "cluster": "c",
+        "host": "h",
+        "step": "perform_update",
     }
+    assert to_json(StepResult(changed=True)) == {"changed": True}
+    host = HostRequest(task=task, steps=tuple(DEFAULT_STEPS))
+    assert to_json(host)["steps"][0] == {"name": "check_preconditions"}
+
+
+DEFAULTS = Path(__file__).with_name("wire_defaults.json")
+
+
+def all_defaults() -> dict[str, Any]:
+    """Every default that a message may leave out."""
+    timeout = timedelta(hours=1)
+    return {
+        "Step": {name: to_json(Step(name)) for name in (*DEFAULT_STEPS.names, "of_ones_own")},
+        "RolloutPolicy": to_json(RolloutPolicy()),
+        "ApprovalPolicy": to_json(ApprovalPolicy(approvers=["a"], timeout=timeout)),
+        "PatchRequest": to_json(PatchRequest(clusters=["c"], requester="r")),
+    }
+
+
+def test_no_default_changes() -> None:
+    """A rollout that runs while the library is upgraded goes on as it began."""
+    recorded = json.loads(DEFAULTS.read_text(encoding="utf-8"))
+    assert all_defaults() == recorded, (
+        "A default of the wire changes running rollouts: give the new behaviour a new field. For a new "
+        "field: python -m tests.unit.test_wire"
+    )
 
 
 @given(retry_policies())
@@ -562,3 +603,7 @@ def test_deep_nesting_is_read_or_refused(place: str, depth: int) -> None:
     else:  # what is taken can also be handed on
         assert place == "params"
         assert to_json(request)["params"] == wrong
+
+
+if __name__ == "__main__":
+    DEFAULTS.write_text(json.dumps(all_defaults(), indent=2) + "\n", encoding="utf-8")

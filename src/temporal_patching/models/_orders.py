@@ -8,7 +8,7 @@ from typing import final
 
 import attrs
 
-from ..policy._rollout_policy import NoticeKind, OnBusyHost, RebootWhen
+from ..policy._rollout_policy import RebootWhen
 from ..policy._rules import as_tuple
 from ..policy._steps import Step
 from ._report import ClusterProgress
@@ -60,12 +60,11 @@ class HostRequest(WireType):
     """The input of a host's workflow: its task, and the steps to go through."""
 
     _refuses_unknown = False
+    _written_short = True
 
     task: HostTask
     steps: tuple[Step, ...]
     reboot: RebootWhen = "if_needed"
-    notices: tuple[NoticeKind, ...] = attrs.field(default=())
-    requester: str = ""
 
 
 @final
@@ -109,4 +108,3 @@ class BusyHost(WireType):
 
     workflow_id: str
     timeout: timedelta
-    on_busy: OnBusyHost = "wait"

@@ -74,10 +74,10 @@ class HostResult(WireType):
         touched: Whether its update had begun.
         completed: The steps that were done, in order.
         already: What was in effect before we came, and was left so.
-        notices_failed: How many notices could not be delivered.
     """
 
     _refuses_unknown = False
+    _written_short = True
 
     cluster: str
     host: str
@@ -87,7 +87,6 @@ class HostResult(WireType):
     touched: bool = False
     completed: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     already: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
-    notices_failed: int = 0
 
 
 @final
@@ -151,7 +150,8 @@ class GateReport(WireType):
 
     Attributes:
         gate: Its name.
-        outcome: approved, rejected or expired; None while it waits.
+        outcome: approved, rejected, expired, or cancelled (its workflow went on without it); None while
+            it waits.
         waiting: Whether it is open now.
         approvers: Who may vote.
         quorum: How many must approve.
@@ -314,6 +314,7 @@ class HostProgress(WireType):
     Attributes:
         host: Its name.
         cluster: Its cluster.
+        rollout: The rollout that works on it.
         step: The step that runs now, or None.
         completed: The steps that are done.
         open: What was taken away and not given back yet.
@@ -326,6 +327,7 @@ class HostProgress(WireType):
 
     host: str
     cluster: str
+    rollout: str = ""
     step: str | None = None
     completed: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     open: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)

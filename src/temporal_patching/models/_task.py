@@ -88,6 +88,7 @@ class HostList(WireType):
     """
 
     _refuses_unknown = False
+    _written_short = True
 
     hosts: tuple[Host, ...] = attrs.field(
         converter=as_hosts, metadata=must(each(instance_of(Host)))
@@ -117,6 +118,7 @@ class HostTask(WireType):
     """
 
     _refuses_unknown = False
+    _written_short = True
 
     rollout: str
     cluster: str
@@ -170,6 +172,7 @@ class StepResult(WireType):
     """
 
     _refuses_unknown = False
+    _written_short = True
 
     ok: bool = attrs.field(default=True, metadata=must(flag))
     needed: bool = attrs.field(default=True, metadata=must(flag))

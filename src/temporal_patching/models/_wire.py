@@ -53,6 +53,9 @@ class WireType(Checked):
     __slots__ = ()
     _refuses_unknown: ClassVar[bool] = True
     """False for what is read back: a newer release may have written more fields."""
+    _written_short: ClassVar[bool] = False
+    """True for what travels once a host: what has its default is left out. All else is written in full,
+    so that history says what held, whatever the defaults of a later release are."""
 
 
 transfer_type_convertible(_WireConverter)(WireType)
@@ -60,6 +63,8 @@ transfer_type_convertible(_WireConverter)(WireType)
 
 def to_json(value: object) -> Any:
     """The plain JSON value of a wire type, attrs class, dataclass or JSON value."""
+    if getattr(value, "_written_short", False):
+        return _SHORT.unstructure(value)
     return _converter_of(type(value)).unstructure(value)
 
 
@@ -274,12 +279,16 @@ class _Converter(cattrs.Converter):
         return from_object
 
 
-def _converter(*, strict: bool, detailed: bool = True) -> cattrs.Converter:
-    """A converter; one that is not ``detailed`` stops at the first error, before a task takes too long."""
+def _converter(*, strict: bool, detailed: bool = True, short: bool = False) -> cattrs.Converter:
+    """A converter.
+
+    One that is not ``detailed`` stops at the first error, before a task takes too long; a ``short`` one
+    leaves out what has its default.
+    """
     made = _Converter(
         detailed_validation=detailed,
         forbid_extra_keys=strict,
-        omit_if_default=True,
+        omit_if_default=short,
         unstruct_collection_overrides={tuple: list},
     )
     made.register_structure_hook(str, _exactly(str, "a text"))
@@ -332,3 +341,4 @@ def _is_list(wanted: Any) -> bool:
 
 _STRICT = _converter(strict=True, detailed=False)
 _LENIENT = _converter(strict=False, detailed=False)
+_SHORT = _converter(strict=False, short=True)

@@ -1,7 +1,7 @@
 """The rules: frozen data that users write, and the pure functions that apply them.
 
-Nothing here knows a clock, a server or a workflow. The machines of the three levels are in
-``temporal_patching.policy.host``, ``.cluster`` and ``.rollout``.
+Nothing here knows a clock, a server or a workflow. The machines of the three levels, in ``_host.py``,
+``_cluster.py`` and ``_rollout.py``, are the library's own.
 """
 
 from ._amount import Amount

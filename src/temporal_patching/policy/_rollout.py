@@ -21,6 +21,9 @@ RolloutPhase = Literal["listing", "gate", "running", "stopping", "ended"]
 
 MAX_PROBLEMS = 20
 
+MAX_NAMES = 500_000
+"""Characters of all host names: a report that names every one of them still crosses the wire."""
+
 
 @attrs.frozen(kw_only=True)
 class PlanLimits:
@@ -209,7 +212,8 @@ def _planned(state: RolloutState, event: ClusterPlanned) -> Decision:
             twice.append(f"host {host!r} is in cluster {there!r} and in cluster {event.cluster!r}")
     if not event.hosts and not state.limits.allow_empty:
         twice.append(
-            f"cluster {event.cluster!r} has no hosts (allow_empty=True lets an empty one pass)"
+            f"cluster {event.cluster!r} has no hosts{_filtered(state.limits)} "
+            "(allow_empty=True lets an empty one pass)"
         )
     state = attrs.evolve(
         _with(
@@ -224,6 +228,11 @@ def _planned(state: RolloutState, event: ClusterPlanned) -> Decision:
         problems=(*state.problems, *twice),
     )
     return _when_planned(state)
+
+
+def _filtered(limits: PlanLimits) -> str:
+    named = [name for name in ("only_hosts", "exclude_hosts") if getattr(limits, name)]
+    return f" that {' and '.join(named)} leave in" if named else ""
 
 
 def _not_planned(state: RolloutState, event: ClusterNotPlanned) -> Decision:
@@ -258,6 +267,11 @@ def _plan_problems(state: RolloutState) -> list[str]:
             if canonical(name) not in state.named:
                 hint = did_you_mean(canonical(name), state.seen)
                 found.append(f"{field!r} names {name!r}, which no cluster has{hint}")
+    if sum(map(len, state.seen)) > MAX_NAMES:
+        found.append(
+            f"the names of all hosts have more than {MAX_NAMES:,} characters: no report could name them; "
+            "split the rollout"
+        )
     if limits.max_hosts is not None and hosts > limits.max_hosts:
         found.append(f"'max_hosts' is {limits.max_hosts}, but the clusters have {hosts} hosts")
     expected = limits.expect_hosts

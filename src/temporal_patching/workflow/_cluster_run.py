@@ -44,10 +44,18 @@ from ._loop import MachineLoop
 from ._notices import Notices
 from ._raw import read
 
-MAX_HOSTS = 8_000
-"""Hosts of one cluster: more would outgrow one history."""
+MAX_HOSTS = 5_000
+"""Hosts of one cluster: with nine events a host, one history holds no more."""
+
+MAX_EVENTS = 46_000
+MAX_BYTES = 40 * 1024**2
+"""Where a history is full: the server ends a workflow at 51,200 events or 50 MB, and no clean-up runs."""
 
 MAX_PAGES = 1_000
+
+MAX_TOLD = 10
+"""Failures that a message to the rollout names; the cluster's own progress and report name more."""
+
 LOST = "state unknown: its workflow ended without a report"
 
 
@@ -168,7 +176,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         return self._state.ended
 
     def _cancelled(self, reason: str) -> machine.ClusterEvent:
-        return machine.StopRequested(reason=reason, aborted=True)
+        return machine.StopRequested(reason=reason or "aborted", aborted=True)
 
     def _carry_out(self, command: machine.ClusterCommand) -> None:
         if isinstance(command, machine.StartHost):
@@ -318,8 +326,23 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
 
     # What others are told
 
+    def _stop_when_full(self) -> None:
+        info = workflow.info()
+        full = (
+            info.get_current_history_length() >= MAX_EVENTS
+            or info.get_current_history_size() >= MAX_BYTES
+        )
+        if full and self._state.stopped is None:
+            self._events.append(
+                machine.StopRequested(
+                    reason="its history is full: start another rollout for the rest, or split it",
+                    cancel=False,
+                )
+            )
+
     def _note(self, before: machine.ClusterState) -> None:
         """What is worth telling: not each success."""
+        self._stop_when_full()
         now = self._state
         if now.group.wave != before.group.wave:
             ended = "pilots" if before.group.wave == 0 else f"wave {before.group.wave}"
@@ -351,10 +374,12 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
 
     def _update(self) -> ClusterUpdate:
         first = self._sequence == 1
+        progress = self.progress()
         state = self._state
         return ClusterUpdate(
             sequence=self._sequence,
-            progress=self.progress(),
+            # A signal for each failure with all the failures before it would fill both histories.
+            progress=attrs.evolve(progress, failures=progress.failures[-MAX_TOLD:]),
             planned=self._frozen,
             problem=self._problem,
             host_names=tuple(host.name for host in self._hosts) if first else (),

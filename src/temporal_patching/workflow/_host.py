@@ -165,11 +165,13 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
         if request is None:
             return HostProgress(host="", cluster="")
         if procedure is None:
-            return HostProgress(host=request.task.host, cluster=request.task.cluster)
+            task = request.task
+            return HostProgress(host=task.host, cluster=task.cluster, rollout=task.rollout)
         failure = procedure.failure
         return HostProgress(
             host=request.task.host,
             cluster=request.task.cluster,
+            rollout=request.task.rollout,
             step=procedure.running,
             completed=procedure.completed,
             open=procedure.open,

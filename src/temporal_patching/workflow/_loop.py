@@ -74,7 +74,7 @@ class MachineLoop(ABC, Generic[StateT, EventT, CommandT]):
         """Asks for a cancel instead of catching it: a hook of the user's may have swallowed it."""
         reason = workflow.cancellation_reason()
         if reason is not None:
-            self._events.append(self._cancelled(f"aborted: {reason}" if reason else "aborted"))
+            self._events.append(self._cancelled(reason))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs something beside the loop. If it breaks, the loop breaks, instead of waiting for ever."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable
 from datetime import timedelta
 
@@ -12,51 +13,65 @@ from temporalio.exceptions import FailureError
 
 from ..models import Notice
 from ..policy import NoticeKind
+from ._failures import wait_undisturbed
 
 PATIENCE = timedelta(seconds=30)
 """How long a workflow that has ended its work waits for the notices that are still under way."""
 
+MAX_WAITING = 100
+"""Notices that wait for their turn. What comes when so many wait is not delivered."""
+
 
 class Notices:
-    """Sends what the policy wants sent. A dead notifier is counted, no more."""
+    """Sends what the policy wants sent, one at a time. A dead notifier is counted, no more.
+
+    One at a time, because a notice that hangs holds an activity slot of the worker that steps need, too.
+    """
 
     def __init__(self, *, notifies: bool, kinds: Iterable[NoticeKind]) -> None:
         self._kinds = frozenset(kinds) if notifies else frozenset[NoticeKind]()
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._waiting: deque[Notice] = deque()
+        self._sending: asyncio.Task[None] | None = None
         self.failed = 0
 
     def send(self, notice: Notice) -> None:
-        """Schedules the activity ``notify`` and returns at once."""
-        if notice.kind in self._kinds:
-            task = asyncio.create_task(self._deliver(notice))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
-
-    async def _deliver(self, notice: Notice) -> None:
-        try:
-            await workflow.execute_activity(
-                "notify",
-                notice,
-                start_to_close_timeout=timedelta(seconds=30),
-                schedule_to_close_timeout=timedelta(minutes=2),
-                retry_policy=RetryPolicy(maximum_attempts=5),
-                summary=f"{notice.kind}: {notice.text}"[:100],
-            )
-        except FailureError as error:
+        """Puts the notice in line and returns at once."""
+        if notice.kind not in self._kinds:
+            return
+        if len(self._waiting) >= MAX_WAITING:
             self.failed += 1
-            workflow.logger.warning("A notice was not delivered: %s", error)
+            return
+        self._waiting.append(notice)
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send_all())
+
+    async def _send_all(self) -> None:
+        while self._waiting:
+            notice = self._waiting.popleft()
+            try:
+                await workflow.execute_activity(
+                    "notify",
+                    notice,
+                    start_to_close_timeout=timedelta(seconds=30),
+                    schedule_to_close_timeout=timedelta(minutes=2),
+                    retry_policy=RetryPolicy(maximum_attempts=5),
+                    summary=f"{notice.kind}: {notice.text}"[:100],
+                )
+            except FailureError as error:
+                self.failed += 1
+                workflow.logger.warning("A notice was not delivered: %s", error)
 
     async def drain(self) -> None:
         """Gives what is under way a moment, then gives it up."""
-        if not self._under_way:
+        sending = self._sending
+        if sending is None or sending.done():
             return
         try:
-            await workflow.wait_condition(
-                lambda: not self._under_way, timeout=PATIENCE, timeout_summary="notices"
-            )
+            await workflow.wait_condition(sending.done, timeout=PATIENCE, timeout_summary="notices")
         except (asyncio.TimeoutError, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and workflow.cancellation_reason() is None:
                 raise  # the worker throws this instance out of its cache
-            self.failed += len(self._under_way)
-            for task in list(self._under_way):
-                task.cancel()
+            self.failed += len(self._waiting)
+            self._waiting.clear()
+            sending.cancel()
+            await wait_undisturbed(sending.done)

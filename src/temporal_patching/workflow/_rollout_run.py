@@ -134,7 +134,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         return self._state.phase == "ended"
 
     def _cancelled(self, reason: str) -> machine.RolloutEvent:
-        return machine.AbortRequested(reason)
+        return machine.AbortRequested(f"aborted: {reason}" if reason else "aborted")
 
     def _carry_out(self, command: machine.RolloutCommand) -> None:
         if isinstance(command, machine.OpenGate):
