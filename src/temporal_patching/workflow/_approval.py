@@ -48,10 +48,13 @@ class _Gates:
 
 def _undecoded(signal: HandlerT) -> HandlerT:
     """Makes the SDK hand the payload over as it is: one that it cannot decode it drops without a trace."""
-    parameters = list(inspect.signature(signal).parameters.values())[:2]
+    vote = inspect.Parameter("vote", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=RawValue)
     told = cast("Any", signal)
-    told.__signature__ = inspect.Signature(parameters)
-    told.__annotations__ = {parameters[1].name: RawValue, "return": None}
+    told.__signature__ = inspect.Signature(
+        [*list(inspect.signature(signal).parameters.values())[:1], vote]
+    )
+    # No default for it anywhere: Python 3.10 reads "= None" as Optional, which the SDK then decodes.
+    told.__annotations__ = {"vote": RawValue, "return": None}
     return signal
 
 
@@ -244,16 +247,16 @@ class ApprovalMixin:
     @final
     @workflow.signal(name="approve", description="Approve a gate, fire and forget. Takes a Vote.")
     @_undecoded
-    def approve_by_signal(self, vote: object = None, *rest: object) -> None:
+    def approve_by_signal(self, *sent: object) -> None:
         """Counts an approval, or records why not. Takes one ``Vote``."""
-        self.__count_signal(vote, rest, approve=True)
+        self.__count_signal(sent, approve=True)
 
     @final
     @workflow.signal(name="reject", description="Reject a gate, fire and forget. Takes a Vote.")
     @_undecoded
-    def reject_by_signal(self, vote: object = None, *rest: object) -> None:
+    def reject_by_signal(self, *sent: object) -> None:
         """Counts a rejection, or records why not. Takes one ``Vote``."""
-        self.__count_signal(vote, rest, approve=False)
+        self.__count_signal(sent, approve=False)
 
     @final
     @workflow.query(name="approvals", description="What is pending and who said what.")
@@ -316,13 +319,12 @@ class ApprovalMixin:
         self.__gates.answers[key] = answer
         return answer
 
-    def __count_signal(self, sent: object, rest: tuple[object, ...], *, approve: bool) -> None:
-        if rest or sent is None:
-            count = len(rest) + (sent is not None)
-            self.__record_refused(f"a vote takes one argument (got {count})")
+    def __count_signal(self, sent: tuple[object, ...], *, approve: bool) -> None:
+        if len(sent) != 1:
+            self.__record_refused(f"a vote takes one argument (got {len(sent)})")
             return
         try:
-            vote = read(sent, Vote)
+            vote = read(sent[0], Vote)
         except InvalidRequest as error:
             self.__record_refused("; ".join(error.problems))
             return
