@@ -12,10 +12,13 @@ ACTIVATED := PATH="$(CURDIR)/$(BIN):$$PATH"
 TYPED := src $(wildcard tests/typing examples)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test all lint format types tests test-lowest test-pythons clean
+.PHONY: help demo workshop pictures docs test all lint format types tests test-lowest test-pythons clean
 
 help:
 	@echo 'make demo          a rollout on this machine, with approval, waves and a failing host'
+	@echo 'make workshop      the workshop, all exercises; EXERCISE=3 chooses'
+	@echo 'make docs          the documentation, in build/docs'
+	@echo 'make pictures      the pictures of the documentation, made anew; needs Chromium'
 	@echo 'make test          lint, types and tests'
 	@echo 'make tests         only the tests; PYTEST_ARGS="tests/unit -k gather" chooses'
 	@echo 'make test-lowest   unit and smoke tests with the lowest versions of all dependencies'
@@ -25,6 +28,15 @@ help:
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m temporal_patching demo $(DEMO_ARGS)
+
+workshop: $(VENV)/.workshop
+	@$(BIN)/python -m examples.workshop $(EXERCISE)
+
+pictures: $(VENV)/.workshop
+	$(BIN)/python -m examples.workshop --own-server --pictures docs/pictures 4 5 7
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
 
 test: lint types tests
 
@@ -60,10 +72,15 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python $(PIP_INSTALL) --editable '.[demo]'
 	@touch $@
 
+$(VENV)/.workshop: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python $(NEWER_PIP)
+	$(BIN)/python $(PIP_INSTALL) --editable '.[demo]' --group workshop
+	@touch $@ $(VENV)/.demo
+
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python $(NEWER_PIP)
 	$(BIN)/python $(PIP_INSTALL) --editable '.[demo,ssh]' --group dev
-	@touch $@ $(VENV)/.demo
+	@touch $@ $(VENV)/.demo $(VENV)/.workshop
 
 clean:
 	rm -rf $(VENV) .venvs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The workshop, exercise by exercise: by hand, and with the library."""
