@@ -62,6 +62,15 @@ class Site:
         """Starts a rollout and waits for its report, whatever the outcome."""
         return await ending(await self.start(request, workflow))
 
+    def again(self) -> Worker:
+        """Another worker, after the first has ended."""
+        return Worker(
+            self.client,
+            task_queue=self.task_queue,
+            plugins=[self.plugin],
+            workflow_runner=self.runner,
+        )
+
     async def replay(self) -> int:
         """Replays every history of the rollouts and their children; answers how many."""
         replayer = Replayer(workflows=[], plugins=[self.plugin], workflow_runner=self.runner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
 from typing import Any, Generic, TypeVar, cast, final, overload
@@ -26,18 +27,28 @@ from temporalio.exceptions import ApplicationError
 
 from .exceptions import InvalidRequest, NotAnswered, Refused, RolloutFailed, RolloutNotFound
 from .models import (
+    Abort,
     ApprovalReport,
+    AuditReport,
     ClusterProgress,
     CompletedSteps,
     GateReport,
     HostProgress,
     HostState,
     PatchRequest,
+    Pause,
+    Resume,
     RolloutProgress,
     RolloutReport,
+    SetLimits,
+    Skip,
+    Steered,
     Vote,
 )
+from .models._steering import Order
 from .models._wire import WireType, from_json
+from .policy import Amount, FailureBudget, PauseAfter
+from .policy._verbs import Verb
 from .workflow import SystemPatchWorkflow, gather
 from .workflow._cluster_run import host_workflow_id
 from .workflow._rollout_run import cluster_workflow_id
@@ -104,12 +115,7 @@ class Approvals:
 
     async def _vote(self, verb: str, vote: Vote) -> GateReport:
         voting = self._handle.execute_update(verb, vote, result_type=GateReport)
-        try:
-            return await _answered(voting, self._handle.id)
-        except WorkflowUpdateFailedError as error:
-            cause = error.cause
-            said = cause.message if isinstance(cause, ApplicationError) else str(cause)
-            raise Refused(said) from None
+        return await _allowed(voting, self._handle.id)
 
 
 @final
@@ -193,6 +199,149 @@ class Rollout(Generic[WorkflowT]):
     async def reject(self, *, by: str, gate: str = "start", reason: str = "") -> GateReport:
         """Rejects a gate. See ``Approvals.reject``."""
         return await self.approvals.reject(by=by, gate=gate, reason=reason)
+
+    async def pause(
+        self,
+        *,
+        by: str,
+        reason: str = "",
+        after: PauseAfter = "host",
+        cluster: str | None = None,
+    ) -> Steered:
+        """Nothing new starts. The phase is ``pausing`` until what is in flight has come to rest.
+
+        Args:
+            by: Who asks.
+            reason: Why, for the record.
+            after: ``"host"`` (default) lets the hosts in flight finish. ``"step"`` stops those whose update
+                has not begun after the step that they are at: what was taken away stays away.
+            cluster: Only this cluster. Default: the whole rollout.
+
+        Raises:
+            Refused: It is not legal now; the reason says why.
+            NotAnswered: No worker answered within 10 seconds. It may still be done by one that comes back.
+            RolloutNotFound: There is no such rollout, or it has ended.
+        """
+        order = Pause(by=by, reason=reason, operation=_operation(), after=after, cluster=cluster)
+        return await self._steer("pause", order)
+
+    async def resume(self, *, by: str, reason: str = "", cluster: str | None = None) -> Steered:
+        """It goes on.
+
+        Args:
+            by: Who asks.
+            reason: Why, for the record.
+            cluster: Only this cluster. Default: the whole rollout, and every cluster paused alone.
+
+        Raises:
+            Refused, NotAnswered, RolloutNotFound: As ``pause``.
+        """
+        order = Resume(by=by, reason=reason, operation=_operation(), cluster=cluster)
+        return await self._steer("resume", order)
+
+    async def abort(self, *, by: str, reason: str = "", now: bool = False) -> Steered:
+        """Ends the rollout: nothing new starts, hosts whose update has not begun are restored.
+
+        If no worker answers, or the rollout takes no more updates, it sends a workflow cancel, which the
+        server keeps until a worker is back (an abort without ``now``).
+
+        Args:
+            by: Who asks.
+            reason: Why, for the record.
+            now: Updates that run are cancelled, too; their hosts are held out of service and named.
+                Default: they run to their end.
+
+        Raises:
+            Refused: It has ended.
+            RolloutNotFound: There is no such rollout, or it has ended.
+        """
+        order = Abort(by=by, reason=reason, operation=_operation(), now=now)
+        try:
+            return await self._steer("abort", order)
+        except RolloutNotFound:
+            raise
+        except (NotAnswered, RPCError) as error:
+            why = f": {reason}" if reason else ""
+            await self.cancel(reason=f"by {by}{why}")
+            return Steered(phase="", message=f"a cancel was sent instead: {error}")
+
+    async def set_limits(
+        self,
+        *,
+        by: str,
+        reason: str = "",
+        max_parallel: Amount | None = None,
+        max_parallel_total: Amount | None = None,
+        max_parallel_clusters: int | None = None,
+        max_out_of_service: Amount | None = None,
+        failure_budget: FailureBudget | None = None,
+        total_failure_budget: FailureBudget | None = None,
+    ) -> Steered:
+        """Other limits, from now on; what is None stays. A lower width takes effect as hosts end.
+
+        Args:
+            by: Who asks.
+            reason: Why, for the record.
+            max_parallel: Hosts of a cluster at once, as in ``RolloutPolicy``.
+            max_parallel_total: Hosts of all clusters at once.
+            max_parallel_clusters: Clusters at once.
+            max_out_of_service: Hosts of a cluster in flight or held.
+            failure_budget: For each cluster. One below what has failed already is refused.
+            total_failure_budget: Over all clusters, likewise.
+
+        Raises:
+            InvalidRequest: A limit is not valid, or none is given.
+            Refused, NotAnswered, RolloutNotFound: As ``pause``.
+        """
+        order = SetLimits(
+            by=by,
+            reason=reason,
+            operation=_operation(),
+            max_parallel=max_parallel,
+            max_parallel_total=max_parallel_total,
+            max_parallel_clusters=max_parallel_clusters,
+            max_out_of_service=max_out_of_service,
+            failure_budget=failure_budget,
+            total_failure_budget=total_failure_budget,
+        )
+        return await self._steer("set_limits", order)
+
+    async def skip(
+        self,
+        *,
+        by: str,
+        reason: str = "",
+        host: str | None = None,
+        wave: int | None = None,
+        cluster: str | None = None,
+    ) -> Steered:
+        """Does not start a host, or a whole wave. One that has started goes on; the answer says so.
+
+        Args:
+            by: Who asks.
+            reason: Why, for the record.
+            host: This host. Either it or ``wave``.
+            wave: The wave of this number.
+            cluster: Whose wave. Default: every cluster's.
+
+        Raises:
+            InvalidRequest: Neither or both of ``host`` and ``wave`` are given.
+            Refused, NotAnswered, RolloutNotFound: As ``pause``.
+        """
+        order = Skip(
+            by=by, reason=reason, operation=_operation(), host=host, wave=wave, cluster=cluster
+        )
+        return await self._steer("skip", order)
+
+    async def audit(self) -> AuditReport:
+        """Who decided what, in order. Raises as ``progress``."""
+        return await _query(self.handle, "audit", AuditReport)
+
+    async def _steer(self, verb: Verb, order: Order) -> Steered:
+        asking: Awaitable[Steered] = self.handle.execute_update(
+            verb, order, id=order.operation, result_type=Steered
+        )
+        return await _allowed(asking, self.id)
 
     async def progress(self) -> RolloutProgress:
         """Where the rollout is, with the newest of each cluster that still works.
@@ -332,6 +481,20 @@ async def _query(handle: WorkflowHandle[Any, Any], name: str, wanted: type[WireT
         return await _answered(asking, handle.id)
     except (WorkflowQueryFailedError, WorkflowQueryRejectedError) as error:
         raise NotAnswered(f"{handle.id!r} could not answer {name!r}: {error}") from None
+
+
+async def _allowed(asking: Awaitable[AnswerT], id: str) -> AnswerT:
+    """The answer of an update; what its validator said is the reason why it was refused."""
+    try:
+        return await _answered(asking, id)
+    except WorkflowUpdateFailedError as error:
+        cause = error.cause
+        said = cause.message if isinstance(cause, ApplicationError) else str(cause)
+        raise Refused(said) from None
+
+
+def _operation() -> str:
+    return uuid.uuid4().hex
 
 
 async def _answered(asking: Awaitable[AnswerT], id: str) -> AnswerT:

@@ -15,7 +15,8 @@
         ├── HostUnreachable                 "HostUnreachable"    raised by activities: host not reached
         ├── OutcomeUnknown                  "OutcomeUnknown"     raised by activities: done or not?
         ├── CheckpointMismatch              "CheckpointMismatch" heartbeat details have another shape
-        ├── (from handlers)                 "VoteRefused"        a vote may not count; nothing in history
+        ├── (from handlers)                 "VoteRefused", "VerbRefused"  may not count, is not legal now;
+        │                                   nothing in history
         ├── (from activities)               "InvalidResult", "UnknownWorkflow", "HostBusy",
         │                                   "NoticeTimeout"
         └── PatchFailure                    what a workflow of ours fails with; carries its report
@@ -88,7 +89,7 @@ class NotAnswered(PatchingError):
 
 @final
 class Refused(PatchingError):
-    """A vote was refused. Nothing was counted; the reason says what would be accepted."""
+    """A vote or a verb was refused. Nothing was done; the reason says what would be accepted."""
 
 
 @final

@@ -22,7 +22,15 @@ from .activity import PatchActivities
 from .activity._activities import implemented, takes_task
 from .activity._heartbeats import BEATS, HeartbeatInterceptor
 from .exceptions import InvalidRequest
-from .models import HostList, HostQuery, HostTask, Notice, StepResult
+from .models import (
+    FleetHealth,
+    FleetQuery,
+    HostList,
+    HostQuery,
+    HostTask,
+    Notice,
+    StepResult,
+)
 from .models._orders import BusyHost, ProcedureQuery, ResolvedProcedure
 from .models._wire import from_json
 from .policy._rules import did_you_mean
@@ -42,7 +50,7 @@ _NOTICE_THREADS = 4
 _NOTICE_PATIENCE = 20
 """Seconds that one attempt of a notice may take."""
 
-_NOT_STEPS = frozenset({"list_hosts", "notify"})
+_NOT_STEPS = frozenset({"list_hosts", "check_fleet_health", "notify"})
 
 
 @final
@@ -150,6 +158,9 @@ def _activities(activities: PatchActivities, classes: Sequence[type]) -> list[_A
         raise InvalidRequest([f"{kind.__name__} must have a method 'list_hosts'{hint}"])
     steps = _step_names(classes) | set(KINDS)
     made = [_activity(activities.list_hosts, "list_hosts", HostQuery, HostList)]
+    if "check_fleet_health" in methods:
+        check = activities.check_fleet_health
+        made.append(_activity(check, "check_fleet_health", FleetQuery, FleetHealth))
     if "notify" in methods:
         made.append(_activity(_patiently(activities.notify), "notify", Notice, type(None)))
     made.extend(
@@ -283,6 +294,7 @@ def _resolver(kind: type[PatchActivities], classes: Sequence[type]) -> _Activity
             host_workflow=_workflow_type(fleet.host_workflow),
             cluster_workflow=_workflow_type(fleet.cluster_workflow),
             notifies="notify" in implemented(kind),
+            checks_fleet="check_fleet_health" in implemented(kind),
         )
 
     return resolve_procedure

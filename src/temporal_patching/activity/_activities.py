@@ -6,7 +6,15 @@ import inspect
 from collections.abc import Awaitable
 from typing import get_type_hints
 
-from ..models import HostList, HostQuery, HostTask, Notice, StepResult
+from ..models import (
+    FleetHealth,
+    FleetQuery,
+    HostList,
+    HostQuery,
+    HostTask,
+    Notice,
+    StepResult,
+)
 from ..policy._steps import KINDS
 
 
@@ -97,6 +105,13 @@ class PatchActivities:
 
     def clear_maintenance_mode(self, task: HostTask) -> StepResult | Awaitable[StepResult]:
         """Returns the host to service."""
+        raise NotImplementedError
+
+    def check_fleet_health(self, query: FleetQuery) -> FleetHealth | Awaitable[FleetHealth]:
+        """How the cluster does after a wave, while it soaks. Called as ``Soak.check_every`` says.
+
+        What it raises, after its retries, is inconclusive: no data is never healthy.
+        """
         raise NotImplementedError
 
     def notify(self, notice: Notice) -> Awaitable[None] | None:

@@ -20,15 +20,39 @@ from ._report import (
     VoteReport,
 )
 from ._request import PatchRequest, Vote
-from ._task import Host, HostList, HostQuery, HostTask, Notice, StepResult
+from ._steering import (
+    Abort,
+    AuditRecord,
+    AuditReport,
+    Pause,
+    Resume,
+    SetLimits,
+    Skip,
+    Steered,
+)
+from ._task import (
+    FleetHealth,
+    FleetQuery,
+    Host,
+    HostList,
+    HostQuery,
+    HostTask,
+    Notice,
+    StepResult,
+)
 from ._wire import WireType
 
 __all__ = [
+    "Abort",
     "ApprovalReport",
+    "AuditRecord",
+    "AuditReport",
     "ClusterProgress",
     "ClusterReport",
     "ClusterSummary",
     "CompletedSteps",
+    "FleetHealth",
+    "FleetQuery",
     "GateReport",
     "Host",
     "HostList",
@@ -41,9 +65,14 @@ __all__ = [
     "Notice",
     "Outcome",
     "PatchRequest",
+    "Pause",
     "RefusedVote",
+    "Resume",
     "RolloutProgress",
     "RolloutReport",
+    "SetLimits",
+    "Skip",
+    "Steered",
     "StepResult",
     "Vote",
     "VoteReport",

@@ -8,7 +8,8 @@ from typing import final
 
 import attrs
 
-from ..policy._rollout_policy import RebootWhen
+from ..policy._cluster import PauseAfter
+from ..policy._rollout_policy import RebootWhen, RolloutPolicy
 from ..policy._rules import as_tuple
 from ..policy._steps import Step
 from ._report import ClusterProgress
@@ -39,6 +40,7 @@ class ResolvedProcedure(WireType):
     host_workflow: str
     cluster_workflow: str
     notifies: bool = False
+    checks_fleet: bool = False
 
 
 @final
@@ -77,6 +79,22 @@ class ClusterOrders(WireType):
     sequence: int
     slots: int | None = 0
     stop: str | None = None
+    paused: PauseAfter | None = None
+    kill: str | None = None
+    opened: tuple[int, ...] = ()
+    window_open: bool = True
+    policy: RolloutPolicy | None = None
+    """Another one than the request's, since somebody has changed it."""
+    skip: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    skip_waves: tuple[int, ...] = ()
+
+    @property
+    def steered(self) -> bool:
+        """Whether it has more than a grant or a stop in it."""
+        plain = ClusterOrders(
+            sequence=self.sequence, slots=self.slots, stop=self.stop, window_open=self.window_open
+        )
+        return self != plain
 
 
 @final
@@ -97,6 +115,37 @@ class ClusterUpdate(WireType):
     acted: int = 0
     failed: int = 0
     unreachable: int = 0
+    obeyed: int = 0
+    """The orders that it has carried out."""
+    quiet: bool = False
+    at_gate: int | None = None
+    too_late: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    """Hosts that it was to skip, but had started."""
+    asks_pause: str | None = None
+
+
+@final
+@attrs.frozen(kw_only=True)
+class HostOrders(WireType):
+    """All that a cluster wants of a host in flight. A newer one replaces an older one."""
+
+    _refuses_unknown = False
+
+    sequence: int
+    halt: bool = False
+    kill: str | None = None
+
+
+@final
+@attrs.frozen(kw_only=True)
+class HostUpdate(WireType):
+    """What a host tells its cluster: whether it stands still. A newer one replaces an older one."""
+
+    _refuses_unknown = False
+
+    host: str
+    number: int
+    halted: bool = False
 
 
 @final

@@ -320,6 +320,7 @@ class HostProgress(WireType):
         open: What was taken away and not given back yet.
         cancelled: Why it is being cancelled, or None.
         failure: What failed, or None.
+        halted: Whether it stands still, because the rollout is paused after each step.
         state: What became of it, once it has ended.
     """
 
@@ -333,6 +334,7 @@ class HostProgress(WireType):
     open: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     cancelled: str | None = attrs.field(default=None, converter=as_reason_or_none)
     failure: str | None = attrs.field(default=None, converter=as_reason_or_none)
+    halted: bool = False
     state: HostState | None = None
 
 
@@ -343,8 +345,8 @@ class ClusterProgress(WireType):
 
     Attributes:
         cluster: Its name.
-        phase: ``listing``, ``waiting`` (for the rollout's go), ``pilots``, ``wave 1``, …, ``stopping`` or
-            ``ended``.
+        phase: ``listing``, ``waiting`` (for the rollout's go), ``pilots``, ``wave 1``, …, ``soaking``,
+            ``gate``, ``pausing``, ``paused``, ``stopping`` or ``ended``.
         hosts: Length of its frozen list.
         counts: Hosts by state; every state has a number. Those in flight are in none.
         in_flight: Names of the hosts in flight, at most 200.
@@ -376,7 +378,8 @@ class RolloutProgress(WireType):
 
     Attributes:
         rollout: Its workflow id.
-        phase: ``listing``, ``gate``, ``running``, ``stopping`` or ``ended``.
+        phase: ``listing``, ``gate`` (before the start), ``running``, ``pausing`` (what is in flight still
+            moves), ``paused``, ``stopping`` or ``ended``.
         waits_for: What it waits for, in one line.
         hosts: How many hosts the plan has.
         counts: Hosts by state; every state has a number. Those in flight are in none.

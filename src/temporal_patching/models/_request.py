@@ -8,13 +8,13 @@ from typing import final
 import attrs
 
 from ..policy._approval import ApprovalPolicy
+from ..policy._gates import why_no_gate
 from ..policy._rollout_policy import RolloutPolicy
 from ..policy._rules import (
     as_tuple,
     at_least,
     at_most,
     canonical,
-    did_you_mean,
     distinct,
     each,
     flag,
@@ -29,9 +29,6 @@ from ..policy._rules import (
     values,
 )
 from ._wire import WireType
-
-GATES = ("start",)
-"""The gates that a rollout has."""
 
 
 @final
@@ -54,7 +51,9 @@ class PatchRequest(WireType):
             secret itself: this request is readable in the history. Activities fetch the values.
         params: Your own, any JSON. ``HostTask.params_as`` reads them with a type.
         policy: How wide, how fast, when to stop. The default is one host at a time.
-        approvals: Who must agree, by gate. ``"start"``: before the first host is touched.
+        approvals: Who must agree, by gate. ``"start"``: before the first host is touched; ``"promote"``:
+            after the pilots; ``"wave-2"``: before the second wave; ``"ring-2"``: before the second ring.
+            ``"promote/eu-1"`` and ``"wave-2/eu-1"`` are gates of one cluster.
         max_hosts: Refuse a plan with more hosts than this.
         expect_hosts: Refuse a plan whose number of hosts is more than 10% off.
         only_hosts: Touch only these hosts of the clusters. An unknown name refuses the plan.
@@ -109,9 +108,21 @@ class PatchRequest(WireType):
     allow_empty: bool = attrs.field(default=False, metadata=must(flag))
 
     def _relations(self) -> Iterator[str]:
+        in_rings = [name for ring in self.policy.rings for name in ring]
+        if in_rings and sorted(in_rings) != sorted(self.clusters):
+            yield (
+                "'policy.rings' must have each cluster of 'clusters' exactly once "
+                f"(got {in_rings!r} for {list(self.clusters)!r})"
+            )
         for gate, policy in self.approvals.items():
-            if gate not in GATES:
-                yield f"'approvals' must name gates of {GATES!r} (got {gate!r}){did_you_mean(gate, GATES)}"
+            why = why_no_gate(
+                gate,
+                clusters=self.clusters,
+                rings=max(len(self.policy.rings), 1),
+                has_pilots=self.policy.pilot_hosts not in (0, "0%"),
+            )
+            if why is not None:
+                yield f"'approvals' must name gates of the rollout (got {gate!r}): {why}"
             others = {canonical(name) for name in policy.approvers} - {canonical(self.requester)}
             if len(others) < policy.quorum:
                 yield (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TypeVar, cast, final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, TypeVar, cast, final, get_args
 
 import attrs
 
@@ -22,6 +22,9 @@ from ..policy._rules import (
     values,
 )
 from ._wire import WireType, from_json
+
+FleetVerdict = Literal["healthy", "failed", "inconclusive"]
+"""What a look at the fleet can say."""
 
 ParamsT = TypeVar("ParamsT")
 
@@ -94,6 +97,49 @@ class HostList(WireType):
         converter=as_hosts, metadata=must(each(instance_of(Host)))
     )
     next_page: str | None = attrs.field(default=None, metadata=must(optional(text)))
+
+
+@final
+@attrs.frozen(kw_only=True)
+class FleetQuery(WireType):
+    """How does a cluster do after a wave: the argument of ``check_fleet_health``.
+
+    Attributes:
+        cluster: The cluster's name.
+        rollout: The rollout's workflow id.
+        wave: The wave that has ended; 0 for the pilots.
+        params: The request's own parameters.
+        secrets: The request's references to secrets.
+    """
+
+    _refuses_unknown = False
+
+    cluster: str
+    rollout: str = ""
+    wave: int = 0
+    params: Mapping[str, object] = attrs.field(factory=dict[str, object])
+    secrets: Mapping[str, str] = attrs.field(factory=dict[str, str])
+
+
+@final
+@attrs.frozen(kw_only=True)
+class FleetHealth(WireType):
+    """What ``check_fleet_health`` answers.
+
+    Args:
+        verdict: ``"healthy"``: go on. ``"failed"``: the cluster stops. ``"inconclusive"``: the rollout pauses
+            for a person. No data is inconclusive, never healthy.
+        message: One line for people. Required unless healthy.
+    """
+
+    _refuses_unknown = False
+
+    verdict: FleetVerdict = attrs.field(metadata=must(one_of(*get_args(FleetVerdict))))
+    message: str = attrs.field(default="", converter=as_tail, metadata=must(string))
+
+    def _relations(self) -> Iterator[str]:
+        if self.verdict != "healthy" and not self.message:
+            yield f"'message' must say why, with verdict {self.verdict!r}"
 
 
 @final

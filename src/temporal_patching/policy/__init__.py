@@ -6,6 +6,7 @@ Nothing here knows a clock, a server or a workflow. The machines of the three le
 
 from ._amount import Amount
 from ._approval import ApprovalOutcome, ApprovalPolicy, OnTimeout
+from ._cluster import PauseAfter
 from ._rollout_policy import (
     FailureBudget,
     InFlight,
@@ -13,6 +14,7 @@ from ._rollout_policy import (
     OnBusyHost,
     RebootWhen,
     RolloutPolicy,
+    Soak,
     StopScope,
 )
 from ._states import HostState, Outcome
@@ -30,8 +32,10 @@ __all__ = [
     "OnBusyHost",
     "OnTimeout",
     "Outcome",
+    "PauseAfter",
     "RebootWhen",
     "RolloutPolicy",
+    "Soak",
     "Step",
     "StepKind",
     "Steps",

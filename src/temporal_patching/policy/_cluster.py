@@ -4,13 +4,15 @@
 list; one byte each says what became of them, so that a state stays small for 50,000 hosts.
 
 A cluster goes through its list in groups with a barrier between them: the pilots (wave 0), then waves
-1, 2, …; inside a group at most ``max_parallel`` hosts slide through.
+1, 2, …; inside a group at most ``max_parallel`` hosts slide through. At a barrier it soaks, where the
+policy says so, and then waits at the gate before the next wave, where there is one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
@@ -29,6 +31,9 @@ CODES: Mapping[HostState, bytes] = {
     HostState.GONE: b"G",
 }
 """One byte a host. ``r`` stands for one in flight."""
+
+PauseAfter = Literal["host", "step"]
+"""What a pause lets end: each host in flight (``"host"``), or only the step that it is at (``"step"``)."""
 
 IN_FLIGHT = b"r"
 _STATES: Mapping[int, HostState] = {code[0]: state for state, code in CODES.items()}
@@ -56,14 +61,24 @@ class ClusterState:
     plan: ClusterPlan
     codes: bytes
     group: Group
-    next_host: int = 0
     in_flight: int = 0
-    held: int = 0
+    held: frozenset[int] = frozenset()
+    """Hosts that have ended and are out of service."""
     acted: int = 0
     failed: int = 0
     unreachable: int = 0
     slots: int | None = 0
     """How many may be in flight by the rollout's grant. 0: not yet. None: as many as the plan says."""
+    at_barrier: Literal["soak", "gate"] | None = None
+    """What it waits for before the next wave."""
+    soaked: bool = False
+    opened: frozenset[int] = frozenset()
+    """Waves whose gate is passed."""
+    skip_waves: frozenset[int] = frozenset()
+    window_open: bool = True
+    paused: PauseAfter | None = None
+    halted: frozenset[int] = frozenset()
+    """Hosts in flight that stand still, at a point where standing still is safe."""
     stopped: str | None = None
     aborted: bool = False
     ended: bool = False
@@ -106,7 +121,67 @@ class StopRequested:
     aborted: bool = False
 
 
-ClusterEvent: TypeAlias = SlotsGranted | HostEnded | StopRequested
+@attrs.frozen
+class PauseChanged:
+    """Nothing new may start, until it changes to None."""
+
+    after: PauseAfter | None
+
+
+@attrs.frozen(kw_only=True)
+class HostHalted:
+    """A host in flight stands still, or goes on."""
+
+    host: int
+    halted: bool
+
+
+@attrs.frozen
+class SoakEnded:
+    """The soak after a group is over, and nothing spoke against going on."""
+
+
+@attrs.frozen
+class WavesOpened:
+    """The gates before these waves are passed."""
+
+    waves: frozenset[int]
+
+
+@attrs.frozen
+class WindowChanged:
+    """Hosts may start now, or may not."""
+
+    open: bool
+
+
+@attrs.frozen
+class LimitsChanged:
+    """The policy is another one: how many at once, how many may fail. The hosts and waves stay."""
+
+    plan: ClusterPlan
+
+
+@attrs.frozen(kw_only=True)
+class Skipped:
+    """These hosts, and the hosts of these waves, are not to be started. Those that have started go on."""
+
+    hosts: frozenset[int] = frozenset()
+    waves: frozenset[int] = frozenset()
+
+
+ClusterEvent: TypeAlias = (
+    SlotsGranted
+    | HostEnded
+    | StopRequested
+    | SoakEnded
+    | WavesOpened
+    | WindowChanged
+    | PauseChanged
+    | HostHalted
+    | LimitsChanged
+    | Skipped
+)
 
 
 # Commands
@@ -127,11 +202,32 @@ class CancelHosts:
 
 
 @attrs.frozen
+class HaltHosts:
+    """Tell the hosts in flight to stand still at the next safe point, or to go on."""
+
+    halt: bool
+
+
+@attrs.frozen
+class BeginSoak:
+    """Wait, and look at the fleet: the group of this number has ended."""
+
+    wave: int
+
+
+@attrs.frozen
+class AskGate:
+    """Ask for the gate before this wave."""
+
+    wave: int
+
+
+@attrs.frozen
 class EndCluster:
     """Nothing is in flight and nothing may start."""
 
 
-ClusterCommand: TypeAlias = StartHost | CancelHosts | EndCluster
+ClusterCommand: TypeAlias = StartHost | CancelHosts | HaltHosts | BeginSoak | AskGate | EndCluster
 Decision: TypeAlias = "tuple[ClusterState, tuple[ClusterCommand, ...]]"
 
 
@@ -164,7 +260,8 @@ def _host_ended(state: ClusterState, event: HostEnded) -> Decision:
         state,
         codes=_with(state.codes, event.host, CODES[ended]),
         in_flight=state.in_flight - 1,
-        held=state.held + event.left_out,
+        halted=state.halted - {event.host},
+        held=state.held | {event.host} if event.left_out else state.held,
         acted=state.acted + acted,
         failed=state.failed + failed,
         unreachable=state.unreachable + unreachable,
@@ -182,11 +279,78 @@ def _host_ended(state: ClusterState, event: HostEnded) -> Decision:
     return _fill(state)
 
 
+def _soak_ended(state: ClusterState, event: SoakEnded) -> Decision:
+    if state.at_barrier != "soak":
+        return state, ()
+    return _fill(attrs.evolve(state, at_barrier=None, soaked=True))
+
+
+def _waves_opened(state: ClusterState, event: WavesOpened) -> Decision:
+    state = attrs.evolve(state, opened=state.opened | event.waves)
+    if state.at_barrier != "gate" or state.group.wave + 1 not in state.opened:
+        return state, ()
+    return _fill(attrs.evolve(state, at_barrier=None))
+
+
+def _window_changed(state: ClusterState, event: WindowChanged) -> Decision:
+    return _fill(attrs.evolve(state, window_open=event.open))
+
+
+def _pause_changed(state: ClusterState, event: PauseChanged) -> Decision:
+    before = state.paused
+    if event.after == before:
+        return state, ()
+    state, commands = _fill(attrs.evolve(state, paused=event.after))
+    if (event.after == "step") != (before == "step"):
+        return state, (*commands, HaltHosts(halt=event.after == "step"))
+    return state, commands
+
+
+def _host_halted(state: ClusterState, event: HostHalted) -> Decision:
+    if state.codes[event.host : event.host + 1] != IN_FLIGHT:
+        return state, ()
+    halted = state.halted | {event.host} if event.halted else state.halted - {event.host}
+    return attrs.evolve(state, halted=halted), ()
+
+
+def _limits_changed(state: ClusterState, event: LimitsChanged) -> Decision:
+    changed = attrs.evolve(
+        state.plan,
+        max_parallel=event.plan.max_parallel,
+        max_out_of_service=event.plan.max_out_of_service,
+        budget=event.plan.budget,
+        pilot_budget=event.plan.pilot_budget,
+    )
+    state = attrs.evolve(state, plan=changed)
+    why = why_stop(state) if state.stopped is None else None
+    return _stop(state, why, _cancels(state)) if why is not None else _fill(state)
+
+
+def _skipped(state: ClusterState, event: Skipped) -> Decision:
+    codes = bytearray(state.codes)
+    for host in event.hosts:
+        if codes[host : host + 1] == CODES[HostState.NOT_STARTED]:
+            codes[host] = CODES[HostState.SKIPPED][0]
+    return _fill(attrs.evolve(state, codes=bytes(codes), skip_waves=state.skip_waves | event.waves))
+
+
 _DECIDE: Mapping[type, Callable[[ClusterState, Any], Decision]] = {
     SlotsGranted: _slots_granted,
     HostEnded: _host_ended,
     StopRequested: _stop_requested,
+    SoakEnded: _soak_ended,
+    WavesOpened: _waves_opened,
+    WindowChanged: _window_changed,
+    PauseChanged: _pause_changed,
+    HostHalted: _host_halted,
+    LimitsChanged: _limits_changed,
+    Skipped: _skipped,
 }
+
+
+def quiet(state: ClusterState) -> bool:
+    """Whether a paused cluster has come to rest: what is in flight stands still."""
+    return state.paused is not None and state.in_flight == len(state.halted)
 
 
 def why_stop(state: ClusterState) -> str | None:
@@ -230,39 +394,89 @@ def _cancels(state: ClusterState) -> bool:
 
 def _fill(state: ClusterState) -> Decision:
     """Starts as many hosts as may start now; ends the cluster where none may and none is in flight."""
-    starts: list[ClusterCommand] = []
-    codes = bytearray(state.codes)
+    commands: list[ClusterCommand] = []
     while state.stopped is None:
-        state = _at_barrier(state)
-        if not _may_start(state):
+        state, asked = _at_barrier(state)
+        commands.extend(asked)
+        host = _pick(state) if _may_start(state) else None
+        if host is None:
             break
-        codes[state.next_host] = IN_FLIGHT[0]
-        starts.append(StartHost(state.next_host))
+        commands.append(StartHost(host))
         state = attrs.evolve(
             state,
-            next_host=state.next_host + 1,
+            codes=_with(state.codes, host, IN_FLIGHT),
             in_flight=state.in_flight + 1,
             group=attrs.evolve(state.group, started=state.group.started + 1),
         )
-    state = attrs.evolve(state, codes=bytes(codes))
-    if state.in_flight or (state.stopped is None and state.slots == 0):
-        return state, tuple(starts)
-    if state.stopped is None and state.next_host < state.plan.hosts:
+    if state.in_flight or (state.stopped is None and _waits(state)):
+        return state, tuple(commands)
+    if state.stopped is None and _left(state):
         state = attrs.evolve(state, stopped=_why_stuck(state))
-    return attrs.evolve(state, ended=True), (EndCluster(),)
+    return attrs.evolve(state, ended=True), (*commands, EndCluster())
 
 
-def _at_barrier(state: ClusterState) -> ClusterState:
-    """Opens the next wave where the group before it has ended."""
-    if state.in_flight or _room_in_group(state) or state.next_host >= state.plan.hosts:
-        return state
+def _waits(state: ClusterState) -> bool:
+    """Whether something from outside is still to come: the rollout's word, a person's, a clock's."""
+    if state.slots == 0:
+        return True
+    return _left(state) and (
+        state.at_barrier is not None or state.paused is not None or not state.window_open
+    )
+
+
+def _left(state: ClusterState) -> bool:
+    return CODES[HostState.NOT_STARTED] in state.codes
+
+
+def _pick(state: ClusterState) -> int | None:
+    """The next host: the first in the list that may be out of service beside those that are out."""
+    plan, waiting = state.plan, CODES[HostState.NOT_STARTED]
+    host = state.codes.find(waiting)
+    if plan.max_per_domain is None:
+        return host if host >= 0 else None
+    out = Counter(plan.domains[each] for each in _out_of_service(state))
+    while host >= 0:
+        if out[plan.domains[host]] < plan.max_per_domain:
+            return host
+        host = state.codes.find(waiting, host + 1)
+    return None
+
+
+def _out_of_service(state: ClusterState) -> Iterator[int]:
+    yield from state.held
+    host = state.codes.find(IN_FLIGHT)
+    while host >= 0:
+        yield host
+        host = state.codes.find(IN_FLIGHT, host + 1)
+
+
+def _at_barrier(state: ClusterState) -> Decision:
+    """Soaks, asks, and opens the next wave where the group before it has ended."""
+    if state.in_flight or state.at_barrier or _room_in_group(state) or not _left(state):
+        return state, ()
     wave = state.group.wave + 1
-    return attrs.evolve(state, group=Group(wave=wave, limit=state.plan.wave_size(wave)))
+    if state.plan.soaks and state.group.started and not state.soaked:
+        return attrs.evolve(state, at_barrier="soak"), (BeginSoak(state.group.wave),)
+    if wave in state.skip_waves:
+        return _at_barrier(_without_wave(state, wave))
+    if wave in state.plan.gates and wave not in state.opened:
+        return attrs.evolve(state, at_barrier="gate"), (AskGate(wave),)
+    group = Group(wave=wave, limit=state.plan.wave_size(wave))
+    return attrs.evolve(state, group=group, soaked=False), ()
+
+
+def _without_wave(state: ClusterState, wave: int) -> ClusterState:
+    codes, waiting = bytearray(state.codes), CODES[HostState.NOT_STARTED]
+    for _ in range(state.plan.wave_size(wave)):
+        host = codes.find(waiting)
+        if host >= 0:
+            codes[host] = CODES[HostState.SKIPPED][0]
+    return attrs.evolve(state, codes=bytes(codes), group=Group(wave=wave, limit=0), soaked=True)
 
 
 def _room_in_group(state: ClusterState) -> bool:
     group = state.group
-    if state.next_host >= state.plan.hosts:
+    if not _left(state):
         return False
     if group.wave == 0:
         return group.counting + state.in_flight < group.limit
@@ -271,11 +485,11 @@ def _room_in_group(state: ClusterState) -> bool:
 
 def _may_start(state: ClusterState) -> bool:
     plan, in_flight = state.plan, state.in_flight
-    if not _room_in_group(state):
+    if state.paused is not None or not state.window_open or not _room_in_group(state):
         return False
     if in_flight >= plan.max_parallel or (state.slots is not None and in_flight >= state.slots):
         return False
-    if in_flight + state.held >= plan.max_out_of_service:
+    if in_flight + len(state.held) >= plan.max_out_of_service:
         return False
     if state.group.wave == 0 and not _admits(plan.pilot_budget, state.group, in_flight):
         return False
@@ -292,10 +506,11 @@ def _admits(budget: Allowed, counts: ClusterState | Group, in_flight: int) -> bo
 
 
 def _why_stuck(state: ClusterState) -> str:
-    return (
-        f"nothing may start: {state.held} held out of service, "
-        f"max_out_of_service is {state.plan.max_out_of_service}"
-    )
+    held, plan = len(state.held), state.plan
+    limit = f"max_out_of_service is {plan.max_out_of_service}"
+    if held < plan.max_out_of_service and plan.max_per_domain is not None:
+        limit = f"max_per_domain is {plan.max_per_domain}"
+    return f"nothing may start: {held} held out of service, {limit}"
 
 
 def _with(codes: bytes, host: int, code: bytes) -> bytes:

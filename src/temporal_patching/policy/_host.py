@@ -62,6 +62,10 @@ class Procedure:
     boot_id: str | None = None
     failure: Failure | None = None
     cancelled: str | None = None
+    killed: str | None = None
+    """Why the update was torn apart. The host is held as it is: nobody knows what state that is."""
+    halt: bool = False
+    """Whether it is to stand still at the next safe point: between two steps, before the update begins."""
 
 
 # Events
@@ -113,7 +117,23 @@ class Refused:
     message: str
 
 
-HostEvent: TypeAlias = Started | StepEnded | StepBroke | CancelRequested | Refused
+@attrs.frozen
+class HaltRequested:
+    """Somebody wants this host to stand still, or (``halt=False``) to go on."""
+
+    halt: bool
+
+
+@attrs.frozen
+class KillRequested:
+    """Somebody wants this host to stop, even in the middle of its update."""
+
+    reason: str
+
+
+HostEvent: TypeAlias = (
+    Started | StepEnded | StepBroke | CancelRequested | Refused | HaltRequested | KillRequested
+)
 
 
 # Commands
@@ -165,6 +185,32 @@ def _cancel_requested(state: Procedure, event: CancelRequested) -> Decision:
     if step.shielded or step.kind == "closes":
         return state, ()  # interrupted, a closer would leave open what it gives back
     return state, (InterruptStep(state.running, event.reason),)
+
+
+def _halt_requested(state: Procedure, event: HaltRequested) -> Decision:
+    stood = halted(state)
+    state = attrs.evolve(state, halt=event.halt)
+    return _next(state) if stood and not event.halt else (state, ())
+
+
+def halted(state: Procedure) -> bool:
+    """Whether the host stands still now."""
+    return state.halt and state.running is None and _may_halt(state)
+
+
+def _may_halt(state: Procedure) -> bool:
+    # Not once the update has begun: what was taken away would stay away for as long as people sleep.
+    return state.way == "forward" and not state.touched
+
+
+def _kill_requested(state: Procedure, event: KillRequested) -> Decision:
+    if not state.touched:
+        return _cancel_requested(state, CancelRequested(event.reason))
+    step = _step(state, state.running) if state.running is not None else None
+    if state.killed is not None or step is None or step.kind != "update":
+        return state, ()  # what comes after the update gives back: it runs to its end
+    state = attrs.evolve(state, killed=event.reason or "killed")
+    return state, (InterruptStep(step.name, event.reason),)
 
 
 def _step_ended(state: Procedure, event: StepEnded) -> Decision:
@@ -236,6 +282,8 @@ _DECIDE: Mapping[type, Callable[[Procedure, Any], Decision]] = {
     StepEnded: _step_ended,
     StepBroke: _step_broke,
     CancelRequested: _cancel_requested,
+    HaltRequested: _halt_requested,
+    KillRequested: _kill_requested,
 }
 
 
@@ -248,6 +296,10 @@ def _next(state: Procedure) -> Decision:
             state = attrs.evolve(state, way="recover" if state.touched else "close")
         elif not state.touched and (state.cancelled is not None or state.not_needed):
             state = attrs.evolve(state, way="close")
+    if state.killed is not None and state.failure is not None:
+        return attrs.evolve(state, way="ended"), (EndHost(),)
+    if state.halt and _may_halt(state):
+        return state, ()
     step = _WAYS[state.way](state)
     if step is None:
         return attrs.evolve(state, way="ended"), (EndHost(),)
@@ -391,6 +443,8 @@ def verdict(state: Procedure) -> HostState:
 
 def why_left_out(state: Procedure) -> str | None:
     """Why the host is out of service after we are done with it, or None if it is not."""
+    if state.killed is not None and state.failure is not None:
+        return f"held: {state.killed}"
     if not state.open:
         return None
     reasons: list[str] = []

@@ -1,17 +1,20 @@
 """The rollout as a state machine over its clusters.
 
 ``decide(state, event) -> (state, commands)``. Pure. The clusters list their hosts first and wait for
-a grant of slots; the rollout checks the whole plan, passes the start gate and then grants.
+a grant of slots; the rollout checks the whole plan, passes the start gate and then grants, ring by ring.
+What people ask of it while it runs are events like any other; ``_verbs`` says which are legal when.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import attrs
 
 from ._amount import rounded_down
+from ._cluster import PauseAfter
+from ._gates import START, wave_gate
 from ._rollout_policy import RolloutPolicy, allowed
 from ._rules import canonical, did_you_mean
 from ._states import Outcome
@@ -45,9 +48,21 @@ class ClusterView:
     hosts: int = 0
     max_parallel: int = 0
     slots: int | None = 0
+    stop: str | None = None
     acted: int = 0
     failed: int = 0
     unreachable: int = 0
+    paused: PauseAfter | None = None
+    """Its own pause; the rollout's comes on top."""
+    quiet: bool = False
+    """It has said that what is in flight stands still, since it was last told to pause."""
+    at_gate: int | None = None
+    """The wave before which it waits."""
+    opened: frozenset[int] = frozenset()
+    """Waves before which it need not wait."""
+    skip: frozenset[str] = frozenset()
+    """Hosts that it is not to start."""
+    skip_waves: frozenset[int] = frozenset()
 
 
 @attrs.frozen(kw_only=True)
@@ -57,8 +72,17 @@ class RolloutState:
     policy: RolloutPolicy
     limits: PlanLimits
     clusters: tuple[ClusterView, ...]
-    has_gate: bool
+    gates: frozenset[str] = frozenset()
+    """Names of all gates that people guard."""
+    asked: frozenset[str] = frozenset()
+    """Gates that have been opened for votes."""
+    passed: frozenset[str] = frozenset()
     phase: RolloutPhase = "listing"
+    begun: bool = False
+    """Some cluster was told to go."""
+    paused: PauseAfter | None = None
+    window_open: bool = True
+    aborting: Literal["cancel", "kill"] | None = None
     seen: Mapping[str, str] = attrs.field(factory=dict[str, str])
     """Canonical host name to its cluster, while the plan is checked."""
     named: frozenset[str] = frozenset()
@@ -69,11 +93,15 @@ class RolloutState:
 
 
 def rollout_state(
-    policy: RolloutPolicy, limits: PlanLimits, clusters: tuple[str, ...], *, has_gate: bool
+    policy: RolloutPolicy,
+    limits: PlanLimits,
+    clusters: tuple[str, ...],
+    *,
+    gates: Iterable[str] = (),
 ) -> RolloutState:
     """A rollout of which nothing has started."""
     views = tuple(ClusterView(name=name) for name in clusters)
-    return RolloutState(policy=policy, limits=limits, clusters=views, has_gate=has_gate)
+    return RolloutState(policy=policy, limits=limits, clusters=views, gates=frozenset(gates))
 
 
 # Events
@@ -99,13 +127,16 @@ class ClusterNotPlanned:
 
 @attrs.frozen
 class GatePassed:
-    """The start gate was approved."""
+    """A gate was approved."""
+
+    gate: str = START
 
 
 @attrs.frozen(kw_only=True)
 class GateShut:
-    """The start gate was rejected, or expired."""
+    """A gate was rejected, or expired."""
 
+    gate: str = START
     outcome: Outcome
     reason: str
 
@@ -119,6 +150,8 @@ class ClusterProgressed:
     failed: int
     unreachable: int
     stopped: str | None = None
+    quiet: bool = False
+    at_gate: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -133,11 +166,50 @@ class ClusterEnded:
     unreachable: int = 0
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
+class PauseRequested:
+    """Nothing new may start in the rollout, or in one cluster."""
+
+    after: PauseAfter
+    cluster: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ResumeRequested:
+    """It goes on; without a cluster, all of it."""
+
+    cluster: str | None = None
+
+
+@attrs.frozen(kw_only=True)
 class AbortRequested:
-    """Somebody cancelled the rollout."""
+    """Somebody ends the rollout. ``now``: updates that run are torn apart, too."""
 
     reason: str
+    now: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class LimitsRequested:
+    """Another policy: how many at once, how many may fail."""
+
+    policy: RolloutPolicy
+
+
+@attrs.frozen(kw_only=True)
+class SkipRequested:
+    """These hosts of a cluster are not to be started; or a wave, of one cluster or of all."""
+
+    cluster: str | None = None
+    hosts: frozenset[str] = frozenset()
+    wave: int | None = None
+
+
+@attrs.frozen
+class WindowChanged:
+    """Hosts may start now, or may not."""
+
+    open: bool
 
 
 RolloutEvent: TypeAlias = (
@@ -147,7 +219,12 @@ RolloutEvent: TypeAlias = (
     | GateShut
     | ClusterProgressed
     | ClusterEnded
+    | PauseRequested
+    | ResumeRequested
     | AbortRequested
+    | LimitsRequested
+    | SkipRequested
+    | WindowChanged
 )
 
 
@@ -156,23 +233,16 @@ RolloutEvent: TypeAlias = (
 
 @attrs.frozen
 class OpenGate:
-    """The plan is complete: ask the approvers."""
+    """Ask the approvers."""
+
+    gate: str = START
 
 
 @attrs.frozen
-class GrantSlots:
-    """Tell a cluster how many hosts it may have in flight."""
+class TellCluster:
+    """Tell a cluster all that is wanted of it: its view has it."""
 
     cluster: str
-    slots: int | None
-
-
-@attrs.frozen
-class StopCluster:
-    """Tell a cluster to start nothing new; its in-flight policy says what becomes of the others."""
-
-    cluster: str
-    reason: str
 
 
 @attrs.frozen
@@ -188,7 +258,7 @@ class EndRollout:
     """Every cluster has ended."""
 
 
-RolloutCommand: TypeAlias = OpenGate | GrantSlots | StopCluster | CancelCluster | EndRollout
+RolloutCommand: TypeAlias = OpenGate | TellCluster | CancelCluster | EndRollout
 Decision: TypeAlias = "tuple[RolloutState, tuple[RolloutCommand, ...]]"
 
 
@@ -254,8 +324,9 @@ def _when_planned(state: RolloutState) -> Decision:
         more = len(problems) - MAX_PROBLEMS
         reason = f"the plan is refused: {said}" + (f"; and {more} more" if more > 0 else "")
         return _shut(state, Outcome.STOPPED, reason)
-    if state.has_gate:
-        return attrs.evolve(state, phase="gate"), (OpenGate(),)
+    if START in state.gates:
+        state = attrs.evolve(state, phase="gate", asked=state.asked | {START})
+        return state, (OpenGate(START),)
     return _run(state)
 
 
@@ -282,22 +353,91 @@ def _plan_problems(state: RolloutState) -> list[str]:
     return found
 
 
-def _gate_passed(state: RolloutState, event: GatePassed) -> Decision:
-    return _run(state) if state.phase == "gate" else (state, ())
-
-
 def _run(state: RolloutState) -> Decision:
-    return _grant(attrs.evolve(state, phase="running", seen={}))
-
-
-def _gate_shut(state: RolloutState, event: GateShut) -> Decision:
-    return _shut(state, event.outcome, event.reason) if state.phase == "gate" else (state, ())
+    return _grant(attrs.evolve(state, phase="running", begun=True, seen={}))
 
 
 def _shut(state: RolloutState, outcome: Outcome, reason: str) -> Decision:
     """Ends a rollout of which nothing has started: its clusters only wait."""
     state = attrs.evolve(state, outcome=outcome, reason=reason, phase="stopping", seen={})
-    return _when_ended(state, tuple(StopCluster(name, reason) for name in _unfinished(state)))
+    state, commands = _told_to_stop(state, _unfinished(state), reason)
+    return _when_ended(state, commands)
+
+
+def _told_to_stop(state: RolloutState, clusters: Iterable[str], reason: str) -> Decision:
+    told = tuple(clusters)
+    for name in told:
+        state = _with(state, name, stop=_view(state, name).stop or reason)
+    return state, tuple(TellCluster(name) for name in told)
+
+
+# Gates
+
+
+def _gate_passed(state: RolloutState, event: GatePassed) -> Decision:
+    if event.gate in state.passed:
+        return state, ()
+    state = attrs.evolve(state, passed=state.passed | {event.gate})
+    if event.gate == START:
+        return _run(state) if state.phase == "gate" else (state, ())
+    if state.phase != "running":
+        return state, ()
+    state, commands = _let_pass(state)
+    state, granted = _grant(state)
+    return state, (*commands, *granted)
+
+
+def _gate_shut(state: RolloutState, event: GateShut) -> Decision:
+    if state.phase == "gate" and event.gate == START:
+        return _shut(state, event.outcome, event.reason)
+    if state.phase != "running" or event.gate == START:
+        return state, ()
+    state = attrs.evolve(state, outcome=event.outcome, reason=state.reason or event.reason)
+    cluster = event.gate.partition("/")[2]
+    if cluster and state.policy.stop_scope == "cluster":
+        return _told_to_stop(state, [cluster], event.reason)
+    return _stop_all(state, event.reason)
+
+
+def gate_before(state: RolloutState, cluster: str, wave: int) -> str | None:
+    """The gate that a cluster has to pass before a wave: its own, or that of all; None: there is none."""
+    name = wave_gate(wave)
+    return next((each for each in (f"{name}/{cluster}", name) if each in state.gates), None)
+
+
+def _at_gates(state: RolloutState) -> Decision:
+    """Lets pass who may, and asks for the gates whose turn it is.
+
+    A gate of all clusters asks when no cluster is on its way to it any more: who votes has seen them all.
+    """
+    state, commands = _let_pass(state)
+    waiting = [view for view in state.clusters if view.at_gate and view.phase == "running"]
+    for view in waiting:
+        gate = gate_before(state, view.name, view.at_gate or 0)
+        if gate is None or gate in state.asked:
+            continue
+        on_their_way = [
+            each
+            for each in state.clusters
+            if each.phase == "running" and each.stop is None and each not in waiting
+        ]
+        if "/" in gate or not on_their_way:
+            state = attrs.evolve(state, asked=state.asked | {gate})
+            commands = (*commands, OpenGate(gate))
+    return state, commands
+
+
+def _let_pass(state: RolloutState) -> Decision:
+    commands: list[RolloutCommand] = []
+    for view in state.clusters:
+        wave = view.at_gate
+        if wave is None or view.phase == "ended" or wave in view.opened:
+            continue
+        gate = gate_before(state, view.name, wave)
+        if gate is None or gate in state.passed:
+            state = _with(state, view.name, opened=view.opened | {wave})
+            commands.append(TellCluster(view.name))
+    return state, tuple(commands)
 
 
 # Running
@@ -313,6 +453,8 @@ def _progressed(state: RolloutState, event: ClusterProgressed) -> Decision:
         acted=max(view.acted, event.acted),
         failed=max(view.failed, event.failed),
         unreachable=max(view.unreachable, event.unreachable),
+        quiet=event.quiet,
+        at_gate=event.at_gate,
     )
     return _after_counts(state, event.cluster, event.stopped)
 
@@ -326,6 +468,7 @@ def _ended(state: RolloutState, event: ClusterEnded) -> Decision:
         event.cluster,
         phase="ended",
         slots=0,
+        at_gate=None,
         # One that ended without a report does not know better than its last message.
         acted=max(view.acted, event.acted),
         failed=max(view.failed, event.failed),
@@ -353,7 +496,9 @@ def _after_counts(state: RolloutState, cluster: str, stopped: str | None) -> Dec
         why = _total_exceeded(state)
         if why is not None:
             return _stop_all(state, f"over all clusters: {why}")
-        return _grant(state)
+        state, asked = _at_gates(state)
+        state, granted = _grant(state)
+        return state, (*asked, *granted)
     return state, ()
 
 
@@ -370,36 +515,141 @@ def _total_exceeded(state: RolloutState) -> str | None:
 
 
 def _stop_all(state: RolloutState, reason: str) -> Decision:
-    commands = tuple(StopCluster(name, reason) for name in _unfinished(state))
     outcome = state.outcome or Outcome.STOPPED
     state = attrs.evolve(state, phase="stopping", outcome=outcome, reason=state.reason or reason)
-    return state, commands
+    return _told_to_stop(state, _unfinished(state), reason)
+
+
+# What people ask for. ``_verbs.why_refused`` has said that it is legal.
+
+
+def _pause_requested(state: RolloutState, event: PauseRequested) -> Decision:
+    if event.cluster is not None:
+        state = _with(state, event.cluster, paused=event.after)
+    else:
+        state = attrs.evolve(state, paused=event.after)
+    return _pause_told(state)
+
+
+def _resume_requested(state: RolloutState, event: ResumeRequested) -> Decision:
+    if event.cluster is not None:
+        state = _with(state, event.cluster, paused=None)
+    else:
+        state = attrs.evolve(state, paused=None)
+        for view in state.clusters:
+            state = _with(state, view.name, paused=None)
+    return _pause_told(state)
+
+
+def _pause_told(state: RolloutState) -> Decision:
+    names = _unfinished(state)
+    for name in names:  # whoever stood still says so again
+        state = _with(state, name, quiet=False)
+    return state, tuple(TellCluster(name) for name in names)
+
+
+def pause_of(state: RolloutState, cluster: ClusterView) -> PauseAfter | None:
+    """What holds for a cluster: its own pause and the rollout's, the stricter of the two."""
+    both = {state.paused, cluster.paused}
+    return "step" if "step" in both else "host" if "host" in both else None
+
+
+def is_paused(state: RolloutState) -> bool:
+    """Whether all that is paused has come to rest."""
+    return all(view.quiet for view in state.clusters if view.phase != "ended")
+
+
+def shown_phase(state: RolloutState) -> str:
+    """The phase that people see: a pause is one, too."""
+    if state.phase in ("stopping", "ended") or state.paused is None:
+        return state.phase
+    return "paused" if is_paused(state) else "pausing"
+
+
+def _limits_requested(state: RolloutState, event: LimitsRequested) -> Decision:
+    state = attrs.evolve(state, policy=event.policy)
+    commands = tuple(TellCluster(name) for name in _unfinished(state))
+    why = _total_exceeded(state) if state.phase == "running" else None
+    if why is not None:
+        return _stop_all(state, f"over all clusters: {why}")
+    if state.phase != "running":
+        return state, commands
+    state, granted = _grant(state)
+    return state, (*commands, *(each for each in granted if each not in commands))
+
+
+def _skip_requested(state: RolloutState, event: SkipRequested) -> Decision:
+    names = [event.cluster] if event.cluster is not None else list(_unfinished(state))
+    waves = frozenset[int]() if event.wave is None else frozenset({event.wave})
+    for name in names:
+        view = _view(state, name)
+        state = _with(state, name, skip=view.skip | event.hosts, skip_waves=view.skip_waves | waves)
+    return state, tuple(TellCluster(name) for name in names)
+
+
+def _window_changed(state: RolloutState, event: WindowChanged) -> Decision:
+    if state.window_open == event.open:
+        return state, ()
+    state = attrs.evolve(state, window_open=event.open)
+    return state, tuple(TellCluster(name) for name in _unfinished(state))
 
 
 def _abort_requested(state: RolloutState, event: AbortRequested) -> Decision:
-    if state.outcome in (Outcome.ABORTED, Outcome.REJECTED, Outcome.EXPIRED):
-        return state, ()  # of what was rejected or expired nothing has started: it ends by itself
-    why = f"{event.reason}; before that: {state.reason}" if state.reason else event.reason
-    state = attrs.evolve(state, outcome=Outcome.ABORTED, reason=why, phase="stopping", seen={})
-    return _when_ended(
-        state, tuple(CancelCluster(name, event.reason) for name in _unfinished(state))
-    )
+    if state.outcome in (Outcome.REJECTED, Outcome.EXPIRED) and not state.begun:
+        return state, ()  # nothing has started: it ends by itself
+    if state.aborting == "kill" or (state.aborting == "cancel" and not event.now):
+        return state, ()
+    commands: list[RolloutCommand] = []
+    if event.now:  # a cancel is heard only once: what it does not stop is told to the clusters
+        commands += [TellCluster(name) for name in _unfinished(state)]
+    if state.aborting is None:
+        commands += [CancelCluster(name, event.reason) for name in _unfinished(state)]
+        why = f"{event.reason}; before that: {state.reason}" if state.reason else event.reason
+        state = attrs.evolve(state, outcome=Outcome.ABORTED, reason=why, phase="stopping", seen={})
+    state = attrs.evolve(state, aborting="kill" if event.now else "cancel")
+    return _when_ended(state, tuple(commands))
+
+
+# Grants
 
 
 def _grant(state: RolloutState) -> Decision:
-    """Slots for the clusters whose turn it is. A grant is never taken back, only the cluster's end frees it."""
+    """Slots for the clusters whose turn it is. A share is freed by the end of its cluster, or by a lower limit."""
     commands: list[RolloutCommand] = []
     for name, slots in grants(state).items():
         if _view(state, name).slots != slots or _view(state, name).phase == "planned":
             state = _with(state, name, slots=slots, phase="running")
-            commands.append(GrantSlots(name, slots))
+            commands.append(TellCluster(name))
+    gate = _ring_gate(state)
+    if gate is not None and gate not in state.asked:
+        state = attrs.evolve(state, asked=state.asked | {gate})
+        commands.append(OpenGate(gate))
     return state, tuple(commands)
+
+
+def ring_of(state: RolloutState) -> tuple[int, tuple[str, ...]]:
+    """The ring whose turn it is, from 1, and its clusters. Without rings all are one."""
+    rings = state.policy.rings or (tuple(view.name for view in state.clusters),)
+    unfinished = set(_unfinished(state))
+    for number, ring in enumerate(rings, start=1):
+        if unfinished.intersection(ring):
+            return number, ring
+    return len(rings), ()
+
+
+def _ring_gate(state: RolloutState) -> str | None:
+    """The gate before the ring whose turn it is, if people guard it and have not opened it."""
+    gate = f"ring-{ring_of(state)[0]}"
+    return gate if gate in state.gates - state.passed else None
 
 
 def grants(state: RolloutState) -> dict[str, int | None]:
     """How many hosts each cluster whose turn it is may have in flight. None: as many as its plan says."""
-    at_once = state.policy.max_parallel_clusters
-    turn = [view for view in state.clusters if view.phase in ("planned", "running")][:at_once]
+    if _ring_gate(state) is not None:
+        return {}
+    at_once, ring = state.policy.max_parallel_clusters, ring_of(state)[1]
+    unfinished = (view for view in state.clusters if view.phase in ("planned", "running"))
+    turn = [view for view in unfinished if view.name in ring][:at_once]
     limit = state.policy.max_parallel_total
     if limit is None:
         return {view.name: None for view in turn}
@@ -407,6 +657,10 @@ def grants(state: RolloutState) -> dict[str, int | None]:
     shares = {view.name: view.slots or 0 for view in turn}
     wanted = {view.name: max(view.max_parallel, 1) for view in turn}
     free = total - sum(shares.values())
+    while free < 0 and max(shares.values()) > 1:  # the limit was lowered: the widest gives first
+        widest = max(shares, key=lambda name: shares[name])
+        shares[widest] -= 1
+        free += 1
     while free > 0 and any(shares[name] < wanted[name] for name in shares):
         for name in shares:
             if free > 0 and shares[name] < wanted[name]:
@@ -428,7 +682,12 @@ _DECIDE: Mapping[type, Callable[[RolloutState, Any], Decision]] = {
     GateShut: _gate_shut,
     ClusterProgressed: _progressed,
     ClusterEnded: _ended,
+    PauseRequested: _pause_requested,
+    ResumeRequested: _resume_requested,
     AbortRequested: _abort_requested,
+    LimitsRequested: _limits_requested,
+    SkipRequested: _skip_requested,
+    WindowChanged: _window_changed,
 }
 
 

@@ -11,6 +11,7 @@ import attrs
 from ._amount import Amount, amount, as_amounts, percentage, rounded_down, rounded_up
 from ._rules import (
     Checked,
+    as_tuple,
     at_least,
     each,
     flag,
@@ -20,6 +21,7 @@ from ._rules import (
     one_of,
     optional,
     positive,
+    text,
 )
 
 InFlight = Literal["cancel", "finish"]
@@ -42,11 +44,15 @@ NoticeKind = Literal[
     "host_patched",
     "host_failed",
     "stopped",
+    "paused",
     "finished",
 ]
 """What ``notify`` can be told."""
 
 NOTICE_KINDS: tuple[NoticeKind, ...] = get_args(NoticeKind)
+
+MAX_CHECKS = 1_000
+"""Health checks of one soak: each is a few events in a history that has to stay short."""
 
 MAX_PARALLEL = 500
 """Children at once that one cluster may have: what Temporal advises for one parent."""
@@ -91,6 +97,46 @@ class FailureBudget(Checked):
 
 @final
 @attrs.frozen(kw_only=True)
+class Soak(Checked):
+    """Healthy waiting after the pilots and after each wave, before the next one.
+
+    Its clock stands still while the rollout is paused or a person is awaited.
+
+    Args:
+        duration: How long at least.
+        check_every: Ask ``check_fleet_health`` that often, and once at the end. Default: only wait. It
+            answers healthy, failed (the cluster stops) or inconclusive (the rollout pauses for a
+            person). A check that gives no answer is inconclusive.
+
+    Raises:
+        InvalidRequest: A field is not valid; it names all that are not.
+
+    Example:
+        >>> Soak(duration=timedelta(minutes=30), check_every=timedelta(minutes=5)).duration
+        datetime.timedelta(seconds=1800)
+    """
+
+    duration: timedelta = attrs.field(metadata=must(positive))
+    check_every: timedelta | None = attrs.field(default=None, metadata=must(optional(positive)))
+
+    def _relations(self) -> Iterator[str]:
+        if self.check_every is not None and self.duration > MAX_CHECKS * self.check_every:
+            yield (
+                f"'check_every' must be >= 1/{MAX_CHECKS} of 'duration', {self.duration!r} "
+                f"(got {self.check_every!r})"
+            )
+
+
+def as_rings(entries: Iterable[Iterable[str]]) -> tuple[tuple[str, ...], ...]:
+    """Freezes a list of rings."""
+    some = frozen(entries)
+    if not isinstance(some, tuple):
+        return cast("tuple[tuple[str, ...], ...]", some)
+    return tuple(as_tuple(each) for each in cast("tuple[Iterable[str], ...]", some))
+
+
+@final
+@attrs.frozen(kw_only=True)
 class RolloutPolicy(Checked):
     """How a rollout goes through its hosts. The defaults are slow rather than wide.
 
@@ -109,6 +155,9 @@ class RolloutPolicy(Checked):
         max_parallel_total: Hosts in flight over all clusters, a number or a percentage of all hosts (rounds
             down, at least 1). Default: no limit of its own.
         max_parallel_clusters: Clusters that are worked on at once. Default: all.
+        rings: Clusters in groups that come one after the other; inside a ring they run beside each other.
+            Each cluster of the request in exactly one. Default: all are one ring.
+        soak: Healthy waiting between waves. Default: none.
         failure_budget: For each cluster. Default: the first failure stops.
         total_failure_budget: Over all clusters. Default: no limit of its own.
         in_flight: When a cluster stops, its hosts in flight are cancelled (``"cancel"``, the default:
@@ -147,6 +196,10 @@ class RolloutPolicy(Checked):
     max_parallel_clusters: int | None = attrs.field(
         default=None, metadata=must(optional(at_least(1)))
     )
+    rings: tuple[tuple[str, ...], ...] = attrs.field(
+        default=(), converter=as_rings, metadata=must(each(each(text, least=1)))
+    )
+    soak: Soak | None = attrs.field(default=None, metadata=must(optional(instance_of(Soak))))
     failure_budget: FailureBudget = attrs.field(
         factory=FailureBudget, metadata=must(instance_of(FailureBudget))
     )
@@ -241,14 +294,22 @@ class ClusterPlan:
     budget: Allowed
     pilot_budget: Allowed
     in_flight: InFlight
+    soaks: bool = False
+    gates: frozenset[int] = frozenset()
+    """Waves before which people are asked; the wave after the pilots is 1."""
+    domains: tuple[str, ...] = ()
+    """Each host's failure domain, where ``max_per_domain`` is set."""
+    max_per_domain: int | None = None
 
     def wave_size(self, wave: int) -> int:
         """How many hosts wave 1, 2, … may have. The last size repeats."""
         return self.waves[min(wave, len(self.waves)) - 1]
 
 
-def cluster_plan(policy: RolloutPolicy, hosts: int) -> ClusterPlan:
-    """What the policy means for a cluster of that many hosts."""
+def cluster_plan(
+    policy: RolloutPolicy, hosts: int, *, gates: frozenset[int] = frozenset()
+) -> ClusterPlan:
+    """What the policy means for a cluster of that many hosts. ``gates``: waves that people guard."""
     max_parallel = min(max(rounded_down(policy.max_parallel, hosts), 1), MAX_PARALLEL)
     pilots = min(rounded_up(policy.pilot_hosts, hosts), hosts)
     out = policy.max_out_of_service
@@ -261,6 +322,8 @@ def cluster_plan(policy: RolloutPolicy, hosts: int) -> ClusterPlan:
         budget=allowed(policy.failure_budget, hosts),
         pilot_budget=allowed(policy.pilot_budget, pilots),
         in_flight=policy.in_flight,
+        soaks=policy.soak is not None,
+        gates=gates,
     )
 
 

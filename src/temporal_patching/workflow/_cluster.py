@@ -19,11 +19,11 @@ from ..models import (
     CompletedSteps,
     Host,
 )
-from ..models._orders import ClusterOrders, ClusterRequest
+from ..models._orders import ClusterOrders, ClusterRequest, HostUpdate
 from ..policy import Outcome
 from ._cluster_run import ClusterRun
 from ._failures import call, failing, root_text
-from ._raw import read
+from ._raw import read_one
 from ._template import TemplateWorkflow
 
 
@@ -48,7 +48,7 @@ class ClusterPatchWorkflow(TemplateWorkflow[ClusterRequest, ClusterReport]):
       it raises, the report's reason says so.
     * ``run``, decorated with ``@workflow.run``: call ``await self.patch_cluster(request)``.
 
-    Never override handlers (``progress``, ``completed_steps``, ``orders``).
+    Never override handlers (``progress``, ``completed_steps``, ``orders``, ``host_update``).
     """
 
     _request_type = ClusterRequest
@@ -117,10 +117,10 @@ class ClusterPatchWorkflow(TemplateWorkflow[ClusterRequest, ClusterReport]):
     @workflow.signal(
         name="orders", description="From the rollout: all that it wants of this cluster."
     )
-    def orders(self, sent: object = None, *rest: object) -> None:
+    def orders(self, *sent: object) -> None:
         """What the rollout wants. Not for people: talk to the rollout."""
         try:
-            orders = read(sent, ClusterOrders)
+            orders = read_one(sent, ClusterOrders)
         except InvalidRequest as error:
             workflow.logger.warning("Orders that cannot be read were ignored: %s", error)
             return
@@ -129,6 +129,18 @@ class ClusterPatchWorkflow(TemplateWorkflow[ClusterRequest, ClusterReport]):
         self.__orders = orders
         if self.__run is not None:
             self.__run.obey(orders)
+
+    @final
+    @workflow.signal(name="host_update", description="From a host: whether it stands still.")
+    def host_update(self, *sent: object) -> None:
+        """What a host tells. Not for people."""
+        try:
+            update = read_one(sent, HostUpdate)
+        except InvalidRequest as error:
+            workflow.logger.warning("An update that cannot be read was ignored: %s", error)
+            return
+        if self.__run is not None:
+            self.__run.told(update)
 
     @final
     @workflow.query(name="progress", description="Where this cluster is.")

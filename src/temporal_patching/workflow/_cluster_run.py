@@ -24,6 +24,8 @@ from ..models import (
     ClusterProgress,
     ClusterReport,
     CompletedSteps,
+    FleetHealth,
+    FleetQuery,
     Host,
     HostList,
     HostQuery,
@@ -32,11 +34,20 @@ from ..models import (
     HostTask,
     Notice,
 )
-from ..models._orders import BusyHost, ClusterOrders, ClusterRequest, ClusterUpdate, HostRequest
+from ..models._orders import (
+    BusyHost,
+    ClusterOrders,
+    ClusterRequest,
+    ClusterUpdate,
+    HostOrders,
+    HostRequest,
+    HostUpdate,
+)
 from ..models._report import MAX_LISTED, listed
 from ..policy import HostState, Outcome
 from ..policy import _cluster as machine
-from ..policy._rollout_policy import cluster_plan
+from ..policy._gates import gated_waves
+from ..policy._rollout_policy import ClusterPlan, cluster_plan
 from ..policy._rules import canonical
 from ..policy._states import FAILURES, SUCCESSES
 from ._failures import chain, root_text, wait_undisturbed
@@ -73,7 +84,9 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._request = request
         self._cluster = request.cluster
         self._policy = policy
+        self._gates = gated_waves(request.request.approvals, request.cluster)
         self._hosts: tuple[Host, ...] = ()
+        self._index: dict[str, int] = {}
         self._named: tuple[str, ...] = ()
         self._digest = ""
         self._problem: str | None = None
@@ -82,6 +95,16 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._flying: dict[int, asyncio.Task[Any] | None] = {}
         """What each host in flight waits for: its child, or the end of another rollout's."""
         self._cancelling: str | None = None
+        self._orders: ClusterOrders | None = None
+        self._obeyed = 0
+        self._going = False
+        self._too_late: dict[str, None] = {}
+        """Hosts that were to be skipped, but had started."""
+        self._host_orders = HostOrders(sequence=0)
+        self._host_updates: dict[int, int] = {}
+        """The number of the last update of each host in flight."""
+        self._soaking: asyncio.Task[None] | None = None
+        self._asks_pause: str | None = None
         self._completed: deque[str] = deque(maxlen=1_000)
         self._completed_count = 0
         self._sequence = 0
@@ -114,12 +137,13 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         if problems:
             raise InvalidRequest(problems[:20])
         self._hosts, self._frozen = ordered, True
+        self._index = {canonical(host.name): index for index, host in enumerate(ordered)}
         self._digest = digest(host.name for host in ordered)
-        self._state = attrs.evolve(
-            machine.cluster_state(cluster_plan(self._policy, len(ordered))),
-            slots=self._state.slots,
-        )
+        self._state = machine.cluster_state(self._plan())
         self._done(f"{len(ordered)} hosts listed")
+
+    def _plan(self) -> ClusterPlan:
+        return cluster_plan(self._policy, len(self._hosts), gates=self._gates)
 
     async def _list(self) -> list[Host]:
         hosts: list[Host] = []
@@ -165,9 +189,13 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
     async def go(self) -> None:
         """Waits for what happens, decides, and carries it out, until the cluster has ended."""
         self._obey_cancel()
-        self._untold = True
+        self._going, self._untold = True, True
+        if self._orders is not None:
+            self.obey(self._orders)
         telling = asyncio.create_task(self._tell())
         await self._run()
+        if self._soaking is not None:
+            self._soaking.cancel()
         self._untold = False
         await wait_undisturbed(telling.done)
         await self._notices.drain()
@@ -187,14 +215,151 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             for flying in self._flying.values():
                 if flying is not None:
                     flying.cancel(command.reason[:300])
+        elif isinstance(command, machine.HaltHosts):
+            self._order_hosts(halt=command.halt)
+        elif isinstance(command, machine.BeginSoak):
+            self._soaking = self._start(self._soak(command.wave))
 
     def obey(self, orders: ClusterOrders) -> None:
-        """Takes up what the rollout wants now."""
+        """Takes up all that the rollout wants now. What it wanted before is no news to the machine."""
+        self._orders = orders
+        if not self._going:
+            return  # taken up when the list is frozen
+        if orders.kill is not None and self._host_orders.kill is None:
+            self._order_hosts(kill=orders.kill)
         if orders.stop is not None:
             cancel = self._policy.in_flight == "cancel"
             self._events.append(machine.StopRequested(reason=orders.stop, cancel=cancel))
         elif self._frozen:
+            self._events.append(machine.PauseChanged(orders.paused))
+            self._events.append(machine.WindowChanged(orders.window_open))
+            if orders.policy is not None and orders.policy != self._policy:
+                self._policy = orders.policy
+                self._events.append(machine.LimitsChanged(self._plan()))
+            if orders.skip or orders.skip_waves:
+                self._events.append(self._skipped(orders))
+            self._events.append(machine.WavesOpened(frozenset(orders.opened)))
             self._events.append(machine.SlotsGranted(orders.slots))
+
+    def _skipped(self, orders: ClusterOrders) -> machine.Skipped:
+        hosts = [self._index[name] for name in orders.skip if name in self._index]
+        for index in hosts:
+            state = machine.host_state(self._state, index)
+            if state not in (HostState.NOT_STARTED, HostState.SKIPPED):
+                self._too_late[self._hosts[index].name] = None
+        begun = [wave for wave in orders.skip_waves if wave <= self._state.group.wave]
+        for wave in begun:
+            if wave not in self._state.skip_waves:
+                self._too_late[f"wave {wave}"] = None
+        return machine.Skipped(hosts=frozenset(hosts), waves=frozenset(orders.skip_waves))
+
+    def _settled(self) -> None:
+        # Everything but a grant is acknowledged: people wait for it.
+        orders = self._orders
+        if self._going and orders is not None and orders.sequence > self._obeyed:
+            self._obeyed = orders.sequence
+            self._untold = self._untold or orders.steered
+
+    # Hosts in flight, while somebody steers
+
+    def _order_hosts(self, *, halt: bool = False, kill: str | None = None) -> None:
+        """Replaces what is wanted of the hosts in flight, and tells them."""
+        last = self._host_orders
+        self._host_orders = HostOrders(
+            sequence=last.sequence + 1, halt=halt, kill=kill if kill is not None else last.kill
+        )
+        for index in self._flying:
+            self._order_host(index)
+
+    def _order_host(self, index: int) -> None:
+        child = self._flying.get(index)
+        if isinstance(child, workflow.ChildWorkflowHandle):
+            self._start(self._deliver(child, self._host_orders))
+
+    async def _deliver(
+        self, child: workflow.ChildWorkflowHandle[Any, Any], orders: HostOrders
+    ) -> None:
+        try:
+            await child.signal("orders", orders)
+        except FailureError as error:  # it has ended: its result is on the way
+            workflow.logger.info("Host %s was not told: %s", child.id, error)
+
+    def told(self, update: HostUpdate) -> None:
+        """Takes up what a host in flight tells."""
+        index = self._index.get(canonical(update.host))
+        if index is None or index not in self._flying:
+            return
+        if update.number > self._host_updates.get(index, 0):
+            self._host_updates[index] = update.number
+            self._events.append(machine.HostHalted(host=index, halted=update.halted))
+
+    async def _soak(self, wave: int) -> None:
+        """Waits, and looks at the fleet. The clock stands still while the rollout is paused."""
+        soak = self._policy.soak
+        assert soak is not None  # the plan soaks
+        left = soak.duration
+        while left > timedelta(0):
+            await workflow.wait_condition(lambda: self._state.paused is None)
+            began = workflow.now()
+            try:
+                await workflow.wait_condition(
+                    lambda: self._state.paused is not None,
+                    timeout=left if soak.check_every is None else min(left, soak.check_every),
+                    timeout_summary=f"soak of {self._group(wave)}",
+                )
+            except asyncio.TimeoutError:
+                left -= workflow.now() - began
+                if soak.check_every is not None and not await self._is_healthy(wave):
+                    return
+            else:
+                left -= workflow.now() - began
+        self._done(f"{self._group(wave)} soaked")
+        self._events.append(machine.SoakEnded())
+
+    async def _is_healthy(self, wave: int) -> bool:
+        """Asks until there is an answer; a person helps where there is none. False: the cluster stops."""
+        while True:
+            health = await self._check_fleet(wave)
+            if health.verdict == "healthy":
+                return True
+            if health.verdict == "failed":
+                cancel = self._policy.in_flight == "cancel"
+                reason = f"fleet health after {self._group(wave)}: {health.message}"
+                self._events.append(machine.StopRequested(reason=reason, cancel=cancel))
+                return False
+            self._asks_pause = f"fleet health after {self._group(wave)}: {health.message}"
+            self._untold = True
+            await workflow.wait_condition(lambda: self._state.paused is not None)
+            self._asks_pause = None
+            await workflow.wait_condition(lambda: self._state.paused is None)
+
+    async def _check_fleet(self, wave: int) -> FleetHealth:
+        try:
+            answer = await workflow.execute_activity(
+                "check_fleet_health",
+                FleetQuery(
+                    cluster=self._cluster,
+                    rollout=self._request.rollout,
+                    wave=wave,
+                    params=self._request.request.params,
+                    secrets=self._request.request.secrets,
+                ),
+                result_type=RawValue,
+                start_to_close_timeout=timedelta(minutes=5),
+                heartbeat_timeout=timedelta(seconds=30),
+                retry_policy=RetryPolicy(
+                    maximum_interval=timedelta(seconds=30), maximum_attempts=3
+                ),
+                summary=f"fleet health of {self._cluster} after {self._group(wave)}",
+            )
+            return read(answer, FleetHealth)
+        except (FailureError, InvalidRequest) as error:
+            if is_cancelled_exception(error):
+                raise
+            return FleetHealth(verdict="inconclusive", message=f"no answer: {root_text(error)}")
+
+    def _group(self, wave: int) -> str:
+        return "the pilots" if wave == 0 else f"wave {wave}"
 
     # One host
 
@@ -202,6 +367,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         host = self._hosts[index]
         result = await self._result_of(index, host)
         self._flying.pop(index, None)
+        self._host_updates.pop(index, None)
         if result.state not in SUCCESSES or result.left_out is not None:
             self._reports[index] = HostReport(
                 cluster=self._cluster,
@@ -286,6 +452,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._flying[index] = child
         if self._cancelling is not None:  # the SDK swallows a cancel while a child is being started
             child.cancel(self._cancelling[:300])
+        if self._host_orders.halt or self._host_orders.kill is not None:
+            self._order_host(index)
         try:
             return read(await child, HostResult)
         except ChildWorkflowError as error:
@@ -349,9 +517,11 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             self._done(f"{ended} done")
         if now.stopped is not None and before.stopped is None:
             self._done(f"stopped: {now.stopped}")
-        told = ("failed", "unreachable", "stopped", "held")
-        if now.group.wave != before.group.wave or any(
-            getattr(now, name) != getattr(before, name) for name in told
+        told = ("failed", "unreachable", "stopped", "held", "at_barrier", "paused")
+        if (
+            now.group.wave != before.group.wave
+            or machine.quiet(now) != machine.quiet(before)
+            or any(getattr(now, name) != getattr(before, name) for name in told)
         ):
             self._untold = True
 
@@ -389,6 +559,11 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             acted=state.acted,
             failed=state.failed,
             unreachable=state.unreachable,
+            obeyed=self._obeyed,
+            quiet=machine.quiet(state),
+            at_gate=state.group.wave + 1 if state.at_barrier == "gate" else None,
+            too_late=tuple(self._too_late),
+            asks_pause=self._asks_pause,
         )
 
     def _notify(self, kind: Any, text: str, host: str) -> None:
@@ -426,7 +601,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             waits_for=self._waits_for(),
             failures=tuple(failures)[:MAX_LISTED],
             stopped=state.stopped,
-            left_out_of_service=state.held,
+            left_out_of_service=len(state.held),
         )
 
     def _phase(self) -> str:
@@ -437,8 +612,12 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             return "stopping"
         if not self._frozen:
             return "listing"
+        if state.paused is not None:
+            return "paused" if machine.quiet(state) else "pausing"
         if state.slots == 0:
             return "waiting"
+        if state.at_barrier is not None:
+            return "soaking" if state.at_barrier == "soak" else "gate"
         return "pilots" if state.group.wave == 0 else f"wave {state.group.wave}"
 
     def _waits_for(self) -> str:
@@ -447,20 +626,29 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             return "the rollout's go"
         if phase == "listing":
             return self._problem or "list_hosts"
+        if phase == "paused":
+            still = len(self._state.halted)
+            return "resume" + (f"; {still} hosts stand still" if still else "")
+        if phase in ("soaking", "gate"):
+            return f"{phase} before {self._group(self._state.group.wave + 1)}"
+        if not flying and not self._state.window_open:
+            return "the next maintenance window"
         return f"{flying} host{'' if flying == 1 else 's'} in flight" if flying else ""
 
     def report(self) -> ClusterReport:
         """How the cluster ended."""
         state = self._state
         hosts = [self._reports[index] for index in sorted(self._reports)]
+        why = {
+            HostState.NOT_STARTED: state.stopped or "",
+            HostState.SKIPPED: "an operator skipped it",
+        }
         for index, host in enumerate(self._hosts):
-            if machine.host_state(state, index) is HostState.NOT_STARTED:
+            ended = machine.host_state(state, index)
+            if ended in why and index not in self._reports:
                 hosts.append(
                     HostReport(
-                        cluster=self._cluster,
-                        host=host.name,
-                        state=HostState.NOT_STARTED,
-                        reason=state.stopped or "",
+                        cluster=self._cluster, host=host.name, state=ended, reason=why[ended]
                     )
                 )
         some, omitted = listed(hosts)

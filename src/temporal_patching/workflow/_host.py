@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import TYPE_CHECKING, ClassVar, NoReturn, final
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, final
 
 import attrs
 from temporalio import workflow
 from temporalio.common import RawValue
 from temporalio.exceptions import FailureError, is_cancelled_exception
 
-from ..exceptions import HostFailed
+from ..exceptions import HostFailed, InvalidRequest
 from ..models import CompletedSteps, HostProgress, HostResult, HostTask, StepResult
-from ..models._orders import HostRequest
+from ..models._orders import HostOrders, HostRequest, HostUpdate
 from ..policy import DEFAULT_STEPS, HostState, Step, Steps
 from ..policy import _host as machine
 from ..policy._steps import CLOSER_TIME_LIMIT
 from ._failures import call, chain, root_text
-from ._raw import read
+from ._raw import read, read_one
 from ._template import TemplateWorkflow
 
 BEFORE_HOST = "before_host"
@@ -56,7 +56,7 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
       raises, the result's reason says so.
     * ``run``, decorated with ``@workflow.run``: call ``await self.patch_host(request)``.
 
-    Never override handlers (``progress``, ``completed_steps``).
+    Never override handlers (``progress``, ``completed_steps``, ``orders``).
     """
 
     _request_type = HostRequest
@@ -66,6 +66,12 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
     """The procedure."""
 
     __procedure: machine.Procedure | None = None
+    __orders: HostOrders | None = None
+    __ordered: HostOrders | None = None
+    """Orders that are still to be carried out."""
+    __halted = False
+    __told = 0
+    __telling: asyncio.Task[None] | None = None
 
     if TYPE_CHECKING:  # each class gets a ``run`` of its own when it is defined
 
@@ -112,9 +118,12 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
                     running = asyncio.create_task(_run_step(request, command))
                 elif isinstance(command, machine.InterruptStep) and running is not None:
                     running.cancel(command.reason)
-            if running is None or self.__procedure.way == "ended":
+            if self.__procedure.way == "ended":
                 return await self.__end(_result(request, self.__procedure))
+            self.__tell_halted(request)
             event = await self.__next_event(running)
+            if running is not None and running.done():
+                running = None
 
     async def __before_host(self, request: HostRequest) -> machine.HostEvent:
         """Runs the hook as if it were a first gate."""
@@ -130,15 +139,38 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
         reason = workflow.cancellation_reason()
         return machine.Started() if reason is None else machine.CancelRequested(reason)
 
-    async def __next_event(self, running: asyncio.Task[machine.HostEvent]) -> machine.HostEvent:
+    async def __next_event(
+        self, running: asyncio.Task[machine.HostEvent] | None
+    ) -> machine.HostEvent:
+        """What the cluster wants comes first: a step that has ended meanwhile waits for its turn."""
         try:
-            await workflow.wait_condition(running.done)
+            await workflow.wait_condition(
+                lambda: self.__ordered is not None or (running is not None and running.done())
+            )
         except asyncio.CancelledError:
             reason = workflow.cancellation_reason()
             if reason is None:
                 raise  # nobody cancelled it: the worker throws this instance out of its cache
             return machine.CancelRequested(reason)
-        return running.result()
+        orders, self.__ordered = self.__ordered, None
+        if orders is None:
+            assert running is not None
+            return running.result()
+        if orders.kill is not None:
+            return machine.KillRequested(orders.kill)
+        return machine.HaltRequested(orders.halt)
+
+    def __tell_halted(self, request: HostRequest) -> None:
+        """Tells the cluster, in the background, when the host stands still or goes on."""
+        parent, procedure = workflow.info().parent, self.__procedure
+        halted = procedure is not None and machine.halted(procedure)
+        if parent is None or halted == self.__halted:
+            return
+        self.__halted = halted
+        self.__told += 1
+        update = HostUpdate(host=request.task.host, number=self.__told, halted=halted)
+        cluster = workflow.get_external_workflow_handle(parent.workflow_id)
+        self.__telling = asyncio.create_task(_tell(cluster, update))
 
     async def __end(self, result: HostResult) -> HostResult:
         if type(self).after_host is not HostPatchWorkflow.after_host:
@@ -155,6 +187,18 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
         return result
 
     # Handlers
+
+    @final
+    @workflow.signal(name="orders", description="From the cluster: all that it wants of this host.")
+    def orders(self, *sent: object) -> None:
+        """What the cluster wants. Not for people: talk to the rollout."""
+        try:
+            orders = read_one(sent, HostOrders)
+        except InvalidRequest as error:
+            workflow.logger.warning("Orders that cannot be read were ignored: %s", error)
+            return
+        if self.__orders is None or orders.sequence > self.__orders.sequence:
+            self.__orders = self.__ordered = orders
 
     @final
     @workflow.query(name="progress", description="Where this host is.")
@@ -177,6 +221,7 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
             open=procedure.open,
             cancelled=procedure.cancelled,
             failure=None if failure is None else f"{failure.step}: {failure.message}",
+            halted=machine.halted(procedure),
             state=machine.verdict(procedure) if procedure.way == "ended" else None,
         )
 
@@ -220,6 +265,13 @@ async def _run_step(request: HostRequest, command: machine.RunStep) -> machine.H
         message=result.message,
         attempt=result.attempt,
     )
+
+
+async def _tell(cluster: workflow.ExternalWorkflowHandle[Any], update: HostUpdate) -> None:
+    try:
+        await cluster.signal("host_update", update)
+    except FailureError as error:
+        workflow.logger.warning("The cluster was not told: %s", error)
 
 
 def _result(request: HostRequest, procedure: machine.Procedure) -> HostResult:

@@ -51,14 +51,23 @@ class MachineLoop(ABC, Generic[StateT, EventT, CommandT]):
 
     async def _run(self) -> None:
         """Until the machine has ended."""
+        self._work_off()
         while not self._ended():
             await self._wait()
-            while self._events:
-                before = self._state
-                self._state, commands = self._decide(before, self._events.popleft())
-                self._note(before)
-                for command in commands:
-                    self._carry_out(command)
+            self._work_off()
+
+    def _work_off(self) -> None:
+        """Decides all that has happened, at once. A handler calls it whose answer depends on it."""
+        while self._events:
+            before = self._state
+            self._state, commands = self._decide(before, self._events.popleft())
+            self._note(before)
+            for command in commands:
+                self._carry_out(command)
+        self._settled()
+
+    def _settled(self) -> None:
+        """Called when nothing is left to decide for now."""
 
     async def _wait(self) -> None:
         try:

@@ -32,3 +32,14 @@ def read(value: object, wanted: type[WireT]) -> WireT:
         raise InvalidRequest(
             [f"must be a {wanted.__name__}, but the payload cannot be read ({error})"]
         ) from None
+
+
+def read_one(arguments: tuple[object, ...], wanted: type[WireT]) -> WireT:
+    """The wire type that a handler takes as its only argument, whatever was sent.
+
+    Raises:
+        InvalidRequest: There are more or fewer arguments, or it is something else.
+    """
+    if len(arguments) != 1:
+        raise InvalidRequest([f"takes one {wanted.__name__} (got {len(arguments)} arguments)"])
+    return read(arguments[0], wanted)

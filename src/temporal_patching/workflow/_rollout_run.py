@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 
 import attrs
@@ -20,6 +21,9 @@ from temporalio.exceptions import (
 
 from ..exceptions import ApprovalExpired, ApprovalRejected, InvalidRequest
 from ..models import (
+    Abort,
+    AuditRecord,
+    AuditReport,
     ClusterProgress,
     ClusterReport,
     ClusterSummary,
@@ -27,8 +31,13 @@ from ..models import (
     HostReport,
     Notice,
     PatchRequest,
+    Pause,
+    Resume,
     RolloutProgress,
     RolloutReport,
+    SetLimits,
+    Skip,
+    Steered,
 )
 from ..models._orders import (
     ClusterOrders,
@@ -37,17 +46,27 @@ from ..models._orders import (
     ProcedureQuery,
     ResolvedProcedure,
 )
-from ..models._report import listed
+from ..models._report import MAX_LISTED, listed
+from ..models._steering import Order
 from ..policy import HostState, NoticeKind, Outcome
 from ..policy import _rollout as machine
+from ..policy import _verbs as verbs
+from ..policy._rules import canonical
 from ._approval import ApprovalEvent, ApprovalMixin
 from ._cluster_run import LOST, digest
-from ._failures import chain, root_text
+from ._failures import chain, root_text, wait_undisturbed
 from ._loop import MachineLoop
 from ._notices import Notices
 from ._raw import read
 
-GATE = "start"
+MAX_AUDIT = 500
+"""Records that the audit keeps."""
+
+MAX_ANSWERS = 500
+"""Operations whose answers are kept, so that the same one again is answered as the first time."""
+
+POLICY = "policy"
+"""Who decides in the audit, where it is no person."""
 
 
 def cluster_workflow_id(rollout: str, cluster: str) -> str:
@@ -69,7 +88,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 allow_empty=request.allow_empty,
             ),
             request.clusters,
-            has_gate=GATE in request.approvals,
+            gates=request.approvals,
         )
         super().__init__(state, machine.decide)
         self._id = workflow.info().workflow_id
@@ -84,8 +103,15 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._orders: dict[str, ClusterOrders] = {}
         self._unsent: set[str] = set()
         self._aborting: str | None = None
-        self._gate: asyncio.Task[None] | None = None
+        self._gates_open: dict[str, asyncio.Task[None]] = {}
+        self._asked_pause: set[str] = set()
+        """Clusters that have asked for a pause and not been resumed since."""
+        self._answers: dict[tuple[str, str], Steered] = {}
+        self._audit: deque[AuditRecord] = deque(maxlen=MAX_AUDIT)
+        self._audit_count = 0
         self._notices = Notices(notifies=False, kinds=())
+        self.beginning: asyncio.Task[None] | None = None
+        """What runs before the hosts are listed."""
         self.ends_well = False
         self.completed: list[str] = []
 
@@ -107,6 +133,13 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                     raise InvalidRequest([link.message]) from None
             raise
         self._procedure = read(answer, ResolvedProcedure)
+        soak = self._request.policy.soak
+        if soak is not None and soak.check_every is not None and not self._procedure.checks_fleet:
+            raise InvalidRequest(
+                [
+                    "'policy.soak.check_every' needs 'check_fleet_health' in your PatchActivities class"
+                ]
+            )
         self._notices = Notices(
             notifies=self._procedure.notifies, kinds=self._request.policy.notices
         )
@@ -117,15 +150,16 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
     async def go(self) -> None:
         """Waits for what happens, decides, and carries it out, until every cluster has ended."""
         self._obey_cancel()
+        self._work_off()
         for cluster in self._request.clusters:
-            if self._events:
+            if self._state.aborting is not None:
                 self._never_start(cluster)
             else:
                 self._children[cluster] = None
                 self._start(self._patch(cluster))
         await self._run()
-        if self._gate is not None:
-            self._gate.cancel()
+        for gate in self._gates_open.values():
+            gate.cancel()
         report = self.report()
         self._notify("finished", f"{self._id}: {report.summary}")
         await self._notices.drain()
@@ -133,39 +167,156 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
     def _ended(self) -> bool:
         return self._state.phase == "ended"
 
+    @property
+    def aborted(self) -> bool:
+        """Whether somebody has ended it."""
+        return self._state.aborting is not None
+
     def _cancelled(self, reason: str) -> machine.RolloutEvent:
-        return machine.AbortRequested(f"aborted: {reason}" if reason else "aborted")
+        return machine.AbortRequested(reason=f"aborted: {reason}" if reason else "aborted")
 
     def _carry_out(self, command: machine.RolloutCommand) -> None:
         if isinstance(command, machine.OpenGate):
-            self._gate = self._start(self._pass_gate())
-        elif isinstance(command, machine.GrantSlots):
-            self._order(command.cluster, slots=command.slots)
-        elif isinstance(command, machine.StopCluster):
-            self._order(command.cluster, stop=command.reason)
+            gate = command.gate
+            self._gates_open[gate] = self._start(self._pass_gate(gate))
+        elif isinstance(command, machine.TellCluster):
+            self._order(command.cluster)
         elif isinstance(command, machine.CancelCluster):
             self._aborting = command.reason
             child = self._children.get(command.cluster)
             if child is not None:
                 child.cancel(command.reason[:300])
 
-    async def _pass_gate(self) -> None:
+    async def _pass_gate(self, gate: str) -> None:
         try:
-            decision = await self._gates.approval(GATE, self._request.approvals[GATE])
+            decision = await self._gates.approval(gate, self._request.approvals[gate])
         except ApprovalRejected as no:
             event: machine.RolloutEvent = machine.GateShut(
-                outcome=Outcome.REJECTED, reason=no.message
+                gate=gate, outcome=Outcome.REJECTED, reason=no.message
             )
         except ApprovalExpired as late:
-            event = machine.GateShut(outcome=Outcome.EXPIRED, reason=late.message)
+            event = machine.GateShut(gate=gate, outcome=Outcome.EXPIRED, reason=late.message)
         else:
             if decision.approved:
-                self.completed.append(f"gate {GATE!r} passed")
-                event = machine.GatePassed()
+                self.completed.append(f"gate {gate!r} passed")
+                event = machine.GatePassed(gate)
             else:
                 self.ends_well = True
-                event = machine.GateShut(outcome=Outcome.EXPIRED, reason=f"gate {GATE!r} expired")
+                reason = f"gate {gate!r} expired"
+                event = machine.GateShut(gate=gate, outcome=Outcome.EXPIRED, reason=reason)
+        self._gates_open.pop(gate, None)
         self._events.append(event)
+
+    # Steering. A verb is decided in its handler, at once: two in one task would otherwise both be accepted.
+
+    def answered(self, verb: verbs.Verb, operation: str) -> Steered | None:
+        """What this operation was answered, if it was asked for before."""
+        return self._answers.get((verb, operation)) if operation else None
+
+    def why_refused(self, order: Order) -> str | None:
+        """Why this may not be done now, or None if it may."""
+        host = order.host if isinstance(order, Skip) and self._state.phase != "listing" else None
+        if host is not None and self._cluster_of(host) is None:
+            return f"no host {host!r} in the plan"
+        return verbs.why_refused(self._state, self._asked(order))
+
+    def steer(self, order: Order) -> Steered:
+        """Does it, at once.
+
+        Raises:
+            ApplicationError: It is not legal any more. Type ``VerbRefused``.
+        """
+        self._work_off()
+        why = self.why_refused(order)
+        if why is not None:
+            raise ApplicationError(why, type="VerbRefused", non_retryable=True)
+        asked = self._asked(order)
+        before = machine.shown_phase(self._state)
+        self._events.append(asked)
+        self._work_off()
+        self._record(order.by, verbs.said(asked), order.reason, before)
+        if isinstance(order, Abort) and self.beginning is not None:
+            self.beginning.cancel()  # a hook that waits: nothing has begun
+        return self.answer(order, self._steered(verbs.said(asked)))
+
+    def answer(self, order: Order, answer: Steered) -> Steered:
+        """Keeps what an operation was answered."""
+        if order.operation:
+            self._answers[verbs.NAMES[type(self._asked(order))], order.operation] = answer
+            if len(self._answers) > MAX_ANSWERS:
+                del self._answers[next(iter(self._answers))]
+        return answer
+
+    async def skipped(self, order: Skip) -> Steered:
+        """Waits until the clusters have done it, and says what became of it: what had started goes on."""
+        wanted = {name: orders.sequence for name, orders in self._orders.items()}
+
+        def done() -> bool:
+            return self._ended() or all(
+                name not in self._children
+                or (name in self._updates and self._updates[name].obeyed >= sequence)
+                for name, sequence in wanted.items()
+            )
+
+        await wait_undisturbed(done)
+        late = {canonical(name) for update in self._updates.values() for name in update.too_late}
+        what = order.host if order.host is not None else f"wave {order.wave}"
+        if canonical(what) in late:
+            return self.answer(order, self._steered(f"too late: {what} had started"))
+        return self.answer(order, self._steered(f"{what} is skipped"))
+
+    def _asked(self, order: Order) -> verbs.Asked:
+        if isinstance(order, Pause):
+            return machine.PauseRequested(after=order.after, cluster=order.cluster)
+        if isinstance(order, Resume):
+            return machine.ResumeRequested(cluster=order.cluster)
+        if isinstance(order, SetLimits):
+            return machine.LimitsRequested(policy=order.applied_to(self._state.policy))
+        if isinstance(order, Skip):
+            if order.host is None:
+                return machine.SkipRequested(cluster=order.cluster, wave=order.wave)
+            return machine.SkipRequested(
+                cluster=self._cluster_of(order.host), hosts=frozenset({canonical(order.host)})
+            )
+        assert isinstance(order, Abort)
+        why = f": {order.reason}" if order.reason else ""
+        return machine.AbortRequested(reason=f"aborted by {order.by}{why}", now=order.now)
+
+    def _cluster_of(self, host: str) -> str | None:
+        wanted = canonical(host)
+        return next(
+            (
+                cluster
+                for cluster, hosts in self._hosts.items()
+                if any(canonical(name) == wanted for name in hosts)
+            ),
+            None,
+        )
+
+    def _steered(self, message: str) -> Steered:
+        flying = (name for each in self._updates.values() for name in each.progress.in_flight)
+        return Steered(
+            phase=machine.shown_phase(self._state),
+            message=message,
+            waits_for=tuple(islice(flying, MAX_LISTED)),
+        )
+
+    def _record(self, by: str, what: str, reason: str, before: str) -> None:
+        self._audit_count += 1
+        self._audit.append(
+            AuditRecord(
+                at=workflow.now(),
+                by=by,
+                what=what,
+                reason=reason,
+                before=before,
+                after=machine.shown_phase(self._state),
+            )
+        )
+
+    def audit(self) -> AuditReport:
+        """Decisions and accepted verbs, in order."""
+        return AuditReport(records=tuple(self._audit), omitted=self._audit_count - len(self._audit))
 
     # Clusters
 
@@ -262,11 +413,21 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             digest=update.digest if update is not None else "",
         )
 
-    def _order(self, cluster: str, *, slots: int | None = 0, stop: str | None = None) -> None:
+    def _order(self, cluster: str) -> None:
         """Replaces what the rollout wants of a cluster, and sends it."""
-        last = self._orders.get(cluster)
+        state, last = self._state, self._orders.get(cluster)
+        view = next(each for each in state.clusters if each.name == cluster)
         self._orders[cluster] = ClusterOrders(
-            sequence=1 if last is None else last.sequence + 1, slots=slots, stop=stop
+            sequence=1 if last is None else last.sequence + 1,
+            slots=view.slots,
+            stop=view.stop,
+            paused=machine.pause_of(state, view),
+            kill=state.reason if state.aborting == "kill" else None,
+            opened=tuple(sorted(view.opened)),
+            window_open=state.window_open,
+            policy=None if state.policy == self._request.policy else state.policy,
+            skip=tuple(sorted(view.skip)),
+            skip_waves=tuple(sorted(view.skip_waves)),
         )
         if self._children.get(cluster) is not None:
             self._send(cluster)
@@ -318,8 +479,30 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 failed=update.failed,
                 unreachable=update.unreachable,
                 stopped=update.progress.stopped,
+                quiet=update.quiet and update.obeyed >= self._wanted(cluster),
+                at_gate=update.at_gate,
             )
         )
+        if update.asks_pause is None:
+            self._asked_pause.discard(cluster)
+        elif cluster not in self._asked_pause:
+            self._asked_pause.add(cluster)
+            self._pause_for(cluster, update.asks_pause)
+
+    def _wanted(self, cluster: str) -> int:
+        orders = self._orders.get(cluster)
+        return orders.sequence if orders is not None else 0
+
+    def _pause_for(self, cluster: str, why: str) -> None:
+        """A cluster needs a person: the rollout pauses by itself."""
+        asked = machine.PauseRequested(after="host")
+        if verbs.why_refused(self._state, asked) is None:
+            before = machine.shown_phase(self._state)
+            self._events.append(asked)
+            self._work_off()
+            reason = f"cluster {cluster!r}: {why}"
+            self._record(POLICY, verbs.said(asked), reason, before)
+            self._notify("paused", f"{self._id} is paused: {reason}")
 
     # What others are told
 
@@ -330,6 +513,11 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         if now.outcome is Outcome.STOPPED and before.outcome is None:
             self.completed.append(f"stopped: {now.reason}")
             self._notify("stopped", f"{self._id} stopped: {now.reason}")
+        shown = machine.shown_phase(before)
+        if now.phase != before.phase:
+            self._record(POLICY, f"the rollout is {machine.shown_phase(now)}", now.reason, shown)
+        for gate in sorted(now.passed - before.passed):
+            self._record(POLICY, f"gate {gate!r} is passed", "", shown)
 
     def notify_gate(self, event: ApprovalEvent, gate: GateReport) -> None:
         """A gate asks, reminds or has expired."""
@@ -363,7 +551,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         ended = state.phase == "ended"
         return RolloutProgress(
             rollout=self._id,
-            phase=state.phase,
+            phase=machine.shown_phase(state),
             waits_for=self._waits_for(),
             hosts=sum(view.hosts for view in state.clusters),
             counts=counts,
@@ -400,11 +588,23 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         if state.phase == "listing":
             listing = [view.name for view in state.clusters if view.phase == "listing"]
             return f"the hosts of {', '.join(listing)}"
-        if state.phase == "gate":
-            votes = next((g for g in self._gates.approvals().gates if g.gate == GATE), None)
-            got = sum(vote.approve for vote in votes.votes) if votes is not None else 0
-            policy = self._request.approvals[GATE]
-            return f"approval of gate {GATE!r}: {got} of {policy.quorum} by {', '.join(policy.approvers)}"
+        phase = machine.shown_phase(state)
+        if phase == "paused":
+            return "resume"
+        if phase == "pausing":
+            moving = [
+                view.name for view in state.clusters if view.phase != "ended" and not view.quiet
+            ]
+            return f"hosts in flight in {', '.join(moving)}"
+        gates = [gate for gate in self._gates.approvals().gates if gate.waiting]
+        if gates:
+            return "; ".join(
+                f"approval of gate {gate.gate!r}: {sum(vote.approve for vote in gate.votes)} of "
+                f"{gate.quorum} by {', '.join(gate.approvers)}"
+                for gate in gates
+            )
+        if not state.window_open:
+            return "the next maintenance window"
         return f"clusters {', '.join(open_clusters)}" if open_clusters else ""
 
     def _outcome(self) -> Outcome:

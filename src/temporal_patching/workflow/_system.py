@@ -9,26 +9,36 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import attrs
 from temporalio import workflow
 from temporalio.exceptions import (
+    ApplicationError,
     FailureError,
 )
 
 from ..exceptions import InvalidRequest, PatchFailure
 from ..models import (
+    Abort,
+    AuditReport,
     CompletedSteps,
     GateReport,
     PatchRequest,
+    Pause,
+    Resume,
     RolloutProgress,
     RolloutReport,
+    SetLimits,
+    Skip,
+    Steered,
 )
 from ..models._orders import (
     ClusterUpdate,
 )
+from ..models._steering import Order
 from ..policy import ApprovalPolicy, Outcome
+from ..policy._verbs import Verb
 from ._approval import ApprovalEvent, ApprovalMixin
 from ._cluster import ClusterPatchWorkflow
 from ._failures import call, root_text
 from ._host import HostPatchWorkflow
-from ._raw import read
+from ._raw import read_one
 from ._rollout_run import RolloutRun
 from ._template import TemplateWorkflow
 
@@ -65,8 +75,8 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
       if it raises, the report's reason says so.
     * ``run``, decorated with ``@workflow.run``: call ``await self.rollout(request)``.
 
-    Never override handlers (``approve``, ``reject``, ``approvals``, ``progress``, ``completed_steps``,
-    ``cluster_update``).
+    Never override handlers (``approve``, ``reject``, ``approvals``, ``pause``, ``resume``, ``abort``,
+    ``set_limits``, ``skip``, ``progress``, ``completed_steps``, ``audit``, ``cluster_update``).
     """
 
     _request_type = PatchRequest
@@ -126,12 +136,13 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
             InvalidRequest: The procedure or the parameters are not valid. Nothing was touched.
         """
         run = self.__run = RolloutRun(request, self)
+        run.beginning = asyncio.create_task(self.__begin(run, request))
         try:
-            await run.resolve()
-            await call(self.before_rollout, request)
+            await run.beginning
         except (FailureError, asyncio.CancelledError):
-            if workflow.cancellation_reason() is None:
+            if workflow.cancellation_reason() is None and not run.aborted:
                 raise
+        run.beginning = None
         await run.go()
         report = run.report()
         try:
@@ -146,6 +157,10 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
         raise PatchFailure(
             report.summary, report, type=f"Rollout{report.outcome.value.capitalize()}"
         )
+
+    async def __begin(self, run: RolloutRun, request: PatchRequest) -> None:
+        await run.resolve()
+        await call(self.before_rollout, request)
 
     # What the approval mixin asks
 
@@ -171,15 +186,93 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
 
     @final
     @workflow.signal(name="cluster_update", description="From a cluster: all that it has to tell.")
-    def cluster_update(self, sent: object = None, *rest: object) -> None:
+    def cluster_update(self, *sent: object) -> None:
         """What a cluster tells. Not for people."""
         try:
-            update = read(sent, ClusterUpdate)
+            update = read_one(sent, ClusterUpdate)
         except InvalidRequest as error:
             workflow.logger.warning("An update that cannot be read was ignored: %s", error)
             return
         if self.__run is not None:
             self.__run.told(update)
+
+    @final
+    @workflow.update(name="pause", description="Pause the rollout, or one cluster. Takes a Pause.")
+    def pause(self, order: Pause) -> Steered:
+        """Nothing new starts. Takes one ``Pause``."""
+        return self.__steer("pause", order)
+
+    @final
+    @pause.validator
+    def _may_pause(self, order: Pause) -> None:
+        self.__may_steer("pause", order)
+
+    @final
+    @workflow.update(
+        name="resume", description="Resume the rollout, or one cluster. Takes a Resume."
+    )
+    def resume(self, order: Resume) -> Steered:
+        """It goes on. Takes one ``Resume``."""
+        return self.__steer("resume", order)
+
+    @final
+    @resume.validator
+    def _may_resume(self, order: Resume) -> None:
+        self.__may_steer("resume", order)
+
+    @final
+    @workflow.update(
+        name="abort", description="End the rollout: nothing new starts. Takes an Abort."
+    )
+    def abort(self, order: Abort) -> Steered:
+        """Ends the rollout. Takes one ``Abort``."""
+        return self.__steer("abort", order)
+
+    @final
+    @abort.validator
+    def _may_abort(self, order: Abort) -> None:
+        self.__may_steer("abort", order)
+
+    @final
+    @workflow.update(name="set_limits", description="Change limits from now on. Takes a SetLimits.")
+    def set_limits(self, order: SetLimits) -> Steered:
+        """Other limits from now on. Takes one ``SetLimits``."""
+        return self.__steer("set_limits", order)
+
+    @final
+    @set_limits.validator
+    def _may_set_limits(self, order: SetLimits) -> None:
+        self.__may_steer("set_limits", order)
+
+    @final
+    @workflow.update(name="skip", description="Do not start a host, or a wave. Takes a Skip.")
+    async def skip(self, order: Skip) -> Steered:
+        """Does not start a host, or a wave. Takes one ``Skip``. Answers when its cluster has."""
+        run = self.__run
+        assert run is not None  # the validator has refused
+        known = run.answered("skip", order.operation)
+        if known is not None:
+            return known
+        run.steer(order)
+        return await run.skipped(order)
+
+    @final
+    @skip.validator
+    def _may_skip(self, order: Skip) -> None:
+        self.__may_steer("skip", order)
+
+    def __may_steer(self, verb: Verb, order: Order) -> None:
+        run = self.__run
+        if run is not None and run.answered(verb, order.operation) is not None:
+            return  # answered as the first time
+        why = "it has not begun yet" if run is None else run.why_refused(order)
+        if why is not None:
+            raise ApplicationError(why, type="VerbRefused", non_retryable=True)
+
+    def __steer(self, verb: Verb, order: Order) -> Steered:
+        run = self.__run
+        assert run is not None  # the validator has refused
+        return run.answered(verb, order.operation) or run.steer(order)
 
     @final
     @workflow.query(name="progress", description="Where this rollout is.")
@@ -194,6 +287,12 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
     def completed_steps(self) -> CompletedSteps:
         """What is done, in order: the plan, the gate, each cluster."""
         return CompletedSteps(steps=tuple(self.__run.completed)) if self.__run else CompletedSteps()
+
+    @final
+    @workflow.query(name="audit", description="Who decided what, in order.")
+    def audit(self) -> AuditReport:
+        """Every decision and every accepted verb, in order: who, when, why, before and after."""
+        return self.__run.audit() if self.__run is not None else AuditReport()
 
     async def _execute(self, request: PatchRequest) -> RolloutReport:
         return await self.rollout(request)

@@ -1,0 +1,161 @@
+"""What people may ask of a rollout, and when: ``why_refused`` says no, with the reason.
+
+The table ``LEGAL`` is what the documentation shows. It is judged by the phase that people see, and every
+verb has conditions of its own on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias, get_args
+
+from ._rollout import (
+    AbortRequested,
+    LimitsRequested,
+    PauseRequested,
+    ResumeRequested,
+    RolloutState,
+    SkipRequested,
+    pause_of,
+    shown_phase,
+)
+from ._rollout_policy import allowed
+from ._rules import canonical, did_you_mean
+
+Verb = Literal["pause", "resume", "abort", "set_limits", "skip"]
+"""What people may ask of a rollout, approving and rejecting aside."""
+
+VERBS: tuple[Verb, ...] = get_args(Verb)
+
+PHASES = ("listing", "gate", "running", "pausing", "paused", "stopping", "ended")
+"""The phases of a rollout, as people see them."""
+
+Asked: TypeAlias = (
+    PauseRequested | ResumeRequested | AbortRequested | LimitsRequested | SkipRequested
+)
+
+NAMES: Mapping[type, Verb] = {
+    PauseRequested: "pause",
+    ResumeRequested: "resume",
+    AbortRequested: "abort",
+    LimitsRequested: "set_limits",
+    SkipRequested: "skip",
+}
+
+_UNFINISHED = frozenset(PHASES) - {"ended"}
+_GOING_ON = _UNFINISHED - {"stopping"}
+
+LEGAL: Mapping[Verb, frozenset[str]] = {
+    "pause": _GOING_ON,
+    "resume": frozenset({"running", "pausing", "paused"}),  # running: a cluster may be paused
+    "abort": _UNFINISHED,
+    "set_limits": _GOING_ON,
+    "skip": _GOING_ON - {"listing"},
+}
+"""In which phases a verb is legal, if its own conditions hold."""
+
+
+def why_refused(state: RolloutState, asked: Asked) -> str | None:
+    """Why this may not be done now, or None if it may."""
+    verb, phase = NAMES[type(asked)], shown_phase(state)
+    if phase == "ended":
+        outcome = f" as {state.outcome.value}" if state.outcome is not None else ""
+        return f"cannot {verb}: the rollout has ended{outcome}"
+    if phase not in LEGAL[verb]:
+        return f"cannot {verb} while {phase}: possible while {_phases(LEGAL[verb])}"
+    return _unknown_cluster(state, asked) or _CONDITIONS[type(asked)](state, asked)
+
+
+def said(asked: Asked) -> str:
+    """What was asked for, in a few words, for the record."""
+    if isinstance(asked, PauseRequested):
+        where = f"cluster {asked.cluster!r}" if asked.cluster is not None else "the rollout"
+        return f"pause {where} after each {asked.after}"
+    if isinstance(asked, ResumeRequested):
+        return (
+            f"resume {f'cluster {asked.cluster!r}' if asked.cluster is not None else 'the rollout'}"
+        )
+    if isinstance(asked, AbortRequested):
+        return "abort now" if asked.now else "abort"
+    if isinstance(asked, SkipRequested):
+        where = f" of cluster {asked.cluster!r}" if asked.cluster is not None else ""
+        what = f"wave {asked.wave}" if asked.wave is not None else ", ".join(sorted(asked.hosts))
+        return f"skip {what}{where}"
+    return "set limits"
+
+
+def _phases(phases: frozenset[str]) -> str:
+    return ", ".join(phase for phase in PHASES if phase in phases)
+
+
+def _unknown_cluster(state: RolloutState, asked: Asked) -> str | None:
+    cluster = getattr(asked, "cluster", None)
+    if cluster is None:
+        return None
+    view = next((view for view in state.clusters if view.name == cluster), None)
+    if view is None:
+        known = [view.name for view in state.clusters]
+        return f"'cluster' must be one of {', '.join(known)} (got {cluster!r}){did_you_mean(cluster, known)}"
+    return f"cluster {cluster!r} has ended" if view.phase == "ended" else None
+
+
+def _pause(state: RolloutState, asked: PauseRequested) -> str | None:
+    held = state.paused
+    if asked.cluster is not None:
+        held = next(pause_of(state, each) for each in state.clusters if each.name == asked.cluster)
+    if held == asked.after or held == "step":
+        return f"it is paused already, after each {held}"
+    return None
+
+
+def _resume(state: RolloutState, asked: ResumeRequested) -> str | None:
+    paused = [view.name for view in state.clusters if view.paused is not None]
+    if asked.cluster is None:
+        return None if state.paused is not None or paused else "nothing is paused"
+    if state.paused is not None:
+        return "the whole rollout is paused: resume it without 'cluster'"
+    return None if asked.cluster in paused else f"cluster {asked.cluster!r} is not paused"
+
+
+def _abort(state: RolloutState, asked: AbortRequested) -> str | None:
+    return None
+
+
+def _set_limits(state: RolloutState, asked: LimitsRequested) -> str | None:
+    """A limit below what has failed already would be an abort by another name."""
+    policy = asked.policy
+    for view in state.clusters:
+        why = allowed(policy.failure_budget, view.hosts).why_exceeded(
+            failed=view.failed, unreachable=view.unreachable, sample=view.acted
+        )
+        if why is not None and view.phase != "ended":
+            return f"'failure_budget' is below what has failed in cluster {view.name!r}: {why}"
+    if policy.total_failure_budget is not None:
+        views = state.clusters
+        why = allowed(policy.total_failure_budget, sum(v.hosts for v in views)).why_exceeded(
+            failed=sum(view.failed for view in views),
+            unreachable=sum(view.unreachable for view in views),
+            sample=sum(view.acted for view in views),
+        )
+        if why is not None:
+            return f"'total_failure_budget' is below what has failed: {why}"
+    return None
+
+
+def _skip(state: RolloutState, asked: SkipRequested) -> str | None:
+    if state.phase == "listing":
+        return "cannot skip before the hosts are known"
+    if asked.wave is not None:
+        return None
+    views = [view for view in state.clusters if view.name == asked.cluster]
+    again = [host for view in views for host in asked.hosts if canonical(host) in view.skip]
+    return f"host {again[0]!r} is skipped already" if again else None
+
+
+_CONDITIONS: Mapping[type, Callable[[RolloutState, Any], str | None]] = {
+    PauseRequested: _pause,
+    ResumeRequested: _resume,
+    AbortRequested: _abort,
+    LimitsRequested: _set_limits,
+    SkipRequested: _skip,
+}

@@ -1,0 +1,371 @@
+"""What an operator can do to a rollout while it runs, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import attrs
+import pytest
+from temporalio.client import Client, WorkflowUpdateStage
+
+from temporal_patching.client import Rollout
+from temporal_patching.exceptions import Refused, RolloutNotFound
+from temporal_patching.models import HostState, Outcome, PatchRequest, Pause, Skip, Steered
+from temporal_patching.policy import ApprovalPolicy, FailureBudget, RolloutPolicy
+from temporal_patching.testing import FailAt, SimulatedFleet
+from tests.rollouts import ALICE, BOB, ask, ending, eventually, reported, site
+
+ONE_BY_ONE = RolloutPolicy(pilot_hosts=0)
+WIDE = RolloutPolicy(pilot_hosts=0, max_parallel="100%")
+PROMOTE = ApprovalPolicy(approvers=[ALICE, BOB], timeout=timedelta(hours=4))
+
+
+@pytest.fixture
+def eu() -> str:
+    """A cluster's name that no other test has."""
+    return f"eu-{uuid.uuid4().hex[:6]}"
+
+
+async def in_phase(rollout: Rollout[Any], phase: str) -> None:
+    """Waits until the rollout is in that phase."""
+
+    async def there() -> bool:
+        return (await rollout.progress()).phase == phase
+
+    await eventually(there)
+
+
+async def patched(rollout: Rollout[Any], count: int) -> None:
+    """Waits until so many hosts are patched."""
+
+    async def there() -> bool:
+        return (await rollout.progress()).counts[HostState.PATCHED] == count
+
+    await eventually(there)
+
+
+# Pause and resume
+
+
+async def test_pause_lets_the_hosts_in_flight_finish(client: Client, eu: str) -> None:
+    """What is in flight ends, nothing starts while it is paused, and a resume goes on to the end."""
+    fleet = SimulatedFleet({eu: 3})
+    fleet.hold("perform_update")
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=ONE_BY_ONE))
+        await fleet.reached("perform_update")
+        answer = await rollout.pause(by=ALICE, reason="looking at graphs")
+        assert answer.phase == "pausing"
+        assert (await rollout.progress()).phase == "pausing"
+        fleet.release("perform_update")
+        await in_phase(rollout, "paused")
+        assert len(fleet.started) == 1
+        assert (await rollout.progress()).counts[HostState.PATCHED] == 1
+        with pytest.raises(Refused, match="paused already"):
+            await rollout.pause(by=BOB)
+        assert (await rollout.resume(by=BOB, reason="fine")).phase == "running"
+        with pytest.raises(Refused, match="cannot resume|nothing is paused"):
+            await rollout.resume(by=BOB)
+        report = await ending(rollout)
+        assert report.outcome is Outcome.PATCHED
+        records = (await rollout.audit()).records
+        steered = [(each.by, each.what, each.reason) for each in records if each.by != "policy"]
+        assert steered == [
+            (ALICE, "pause the rollout after each host", "looking at graphs"),
+            (BOB, "resume the rollout", "fine"),
+        ]
+
+
+async def test_pause_after_step_halts_hosts_before_their_update(client: Client, eu: str) -> None:
+    """A host whose update has not begun stands still after its step; one that has begun finishes."""
+    fleet = SimulatedFleet({eu: 2})
+    touched, untouched = f"{eu}-1", f"{eu}-2"
+    fleet.hold("perform_update", touched)
+    fleet.hold("stop_services", untouched)
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=WIDE))
+        await fleet.reached("perform_update", touched)
+        await fleet.reached("stop_services", untouched)
+        await rollout.pause(by=ALICE, after="step")
+        fleet.release("stop_services", untouched)
+        fleet.release("perform_update", touched)
+        await in_phase(rollout, "paused")
+        assert (await rollout.progress()).counts[HostState.PATCHED] == 1
+        standing = await rollout.host_progress(untouched)
+        assert standing.halted
+        assert standing.step is None
+        assert standing.open == ("set_maintenance_mode", "stop_services")
+        assert "perform_update" not in fleet.steps_of(untouched)
+        await rollout.resume(by=ALICE)
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+    assert fleet.out_of_service == ()
+
+
+async def test_one_cluster_can_be_paused(client: Client, eu: str) -> None:
+    """The other cluster goes on to its end."""
+    other = f"{eu}-b"
+    fleet = SimulatedFleet({eu: 3, other: 3})
+    fleet.hold("perform_update")
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, other, policy=ONE_BY_ONE))
+        await fleet.reached("perform_update", times=2)
+        await rollout.pause(by=ALICE, cluster=eu)
+        with pytest.raises(Refused, match="'cluster' must be one of"):
+            await rollout.pause(by=ALICE, cluster="nowhere")
+        fleet.release("perform_update")
+
+        async def other_is_done() -> bool:
+            clusters = {each.cluster: each for each in (await rollout.progress()).clusters}
+            return clusters[other].phase == "ended" and clusters[eu].phase == "paused"
+
+        await eventually(other_is_done)
+        assert len([host for host in fleet.started if host.startswith(f"{eu}-b")]) == 3
+        await rollout.resume(by=ALICE)
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+
+
+async def test_abort_while_paused(client: Client, eu: str) -> None:
+    """Hosts that stand still are given back; nothing is left out of service."""
+    fleet = SimulatedFleet({eu: 2})
+    fleet.hold("stop_services")
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=WIDE))
+        await fleet.reached("stop_services", times=2)
+        await rollout.pause(by=ALICE, after="step")
+        fleet.release("stop_services")
+        await in_phase(rollout, "paused")
+        await rollout.abort(by=BOB, reason="wrong release")
+        report = await ending(rollout)
+    assert report.outcome is Outcome.ABORTED
+    assert report.counts[HostState.CANCELLED] == 2
+    assert "aborted by bob@example.com: wrong release" in report.reason
+    assert fleet.out_of_service == ()
+
+
+# Abort
+
+
+async def test_abort_now_tears_updates_apart_and_names_their_hosts(client: Client, eu: str) -> None:
+    """The update that runs is cancelled, and its host is held and named."""
+    fleet = SimulatedFleet({eu: 2})
+    fleet.hold("perform_update", f"{eu}-1")
+    fleet.hold("stop_services", f"{eu}-2")
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=WIDE))
+        await fleet.reached("perform_update", f"{eu}-1")
+        await fleet.reached("stop_services", f"{eu}-2")
+        await rollout.abort(by=ALICE, reason="it wipes disks")
+        await rollout.abort(by=ALICE, reason="it wipes disks", now=True)
+        report = await ending(rollout)
+    assert report.outcome is Outcome.ABORTED
+    assert report.left_out_of_service == (f"{eu}-1",)
+    torn = reported(report, f"{eu}-1")
+    assert torn.state is HostState.FAILED
+    assert torn.left_out is not None
+    assert "it wipes disks" in torn.left_out
+    assert reported(report, f"{eu}-2").state is HostState.CANCELLED
+    assert fleet.out_of_service == (f"{eu}-1",)
+
+
+@pytest.mark.provokes_task_failure("no worker is there for a while")
+async def test_abort_without_a_worker_is_kept_by_the_server(client: Client, eu: str) -> None:
+    """When no worker answers, a cancel is sent, and obeyed by the next worker."""
+    fleet = SimulatedFleet({eu: 2})
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, approvals={"start": PROMOTE}))
+        await in_phase(rollout, "gate")
+    answer = await rollout.abort(by=ALICE, reason="no change window")
+    assert "a cancel was sent instead" in answer.message
+    async with here.again():
+        report = await ending(rollout)
+    assert report.outcome is Outcome.ABORTED
+    assert "no change window" in report.reason
+    assert fleet.started == ()
+
+
+# Limits and skips
+
+
+async def test_limits_change_while_it_runs(client: Client, eu: str) -> None:
+    """A wider limit starts more at once; a budget below what has failed is refused."""
+    fleet = SimulatedFleet({eu: 6}, faults={f"{eu}-1": FailAt("perform_update", retryable=False)})
+    fleet.hold("perform_update", f"{eu}-2")
+    policy = RolloutPolicy(
+        pilot_hosts=0, max_out_of_service=6, failure_budget=FailureBudget(max_failures=2)
+    )
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=policy))
+        await fleet.reached("perform_update", f"{eu}-2")
+        with pytest.raises(Refused, match="below what has failed"):
+            await rollout.set_limits(by=ALICE, failure_budget=FailureBudget(max_failures=0))
+        fleet.hold("perform_update")
+        await rollout.set_limits(by=ALICE, max_parallel=4)
+        await fleet.reached("perform_update", times=5)
+        fleet.release("perform_update")
+        fleet.release("perform_update", f"{eu}-2")
+        report = await ending(rollout)
+    assert report.counts[HostState.PATCHED] == 5
+    assert report.counts[HostState.FAILED] == 1
+    assert fleet.most_in_flight() == 4
+
+
+async def test_skip_a_host_and_be_told_when_it_is_too_late(client: Client, eu: str) -> None:
+    """A host that has not started is left out; one that has is named as too late, and goes on."""
+    fleet = SimulatedFleet({eu: 3})
+    fleet.hold("perform_update", f"{eu}-1")
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=ONE_BY_ONE))
+        await fleet.reached("perform_update", f"{eu}-1")
+        assert "is skipped" in (await rollout.skip(by=ALICE, host=f"{eu}-2")).message
+        assert "too late" in (await rollout.skip(by=ALICE, host=f"{eu}-1".upper())).message
+        with pytest.raises(Refused, match="no host 'nobody'"):
+            await rollout.skip(by=ALICE, host="nobody")
+        fleet.release("perform_update", f"{eu}-1")
+        report = await ending(rollout)
+    assert report.outcome is Outcome.PARTIAL
+    assert report.counts[HostState.SKIPPED] == 1
+    assert f"{eu}-2" not in fleet.started
+    assert reported(report, f"{eu}-2").reason
+
+
+async def test_the_same_operation_is_answered_as_the_first_time(client: Client, eu: str) -> None:
+    """The same verb again is done once and answered alike, also after the end."""
+    fleet = SimulatedFleet({eu: 2})
+    fleet.hold("perform_update")
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=ONE_BY_ONE))
+        await fleet.reached("perform_update")
+        order = Pause(by=ALICE, operation="op-1")
+
+        async def ask_again(update_id: str) -> Steered:
+            return await rollout.handle.execute_update(
+                "pause", order, id=update_id, result_type=Steered
+            )
+
+        first = await ask_again("op-1")
+        assert await ask_again("op-1") == first
+        assert await ask_again("op-1-by-another-way") == first
+        fleet.release("perform_update")
+        await in_phase(rollout, "paused")
+        await rollout.resume(by=ALICE)
+        await ending(rollout)
+        assert await ask_again("op-1") == first
+        with pytest.raises(RolloutNotFound, match="has ended"):
+            await rollout.pause(by=ALICE)
+
+
+@pytest.mark.provokes_task_failure("no worker is there for a while")
+async def test_two_verbs_in_one_task(client: Client, eu: str) -> None:
+    """With no worker there, a pause and an abort arrive together: the abort wins, whatever came first."""
+    for first, second in (("pause", "abort"), ("abort", "pause")):
+        cluster = f"{eu}-{first}"
+        fleet = SimulatedFleet({cluster: 2})
+        async with site(client, fleet) as here:
+            rollout = await here.start(ask(cluster, approvals={"start": PROMOTE}))
+            await in_phase(rollout, "gate")
+        handles = []
+        for verb in (first, second):
+            sending = asyncio.create_task(
+                rollout.handle.start_update(
+                    verb,
+                    {"by": ALICE},
+                    wait_for_stage=WorkflowUpdateStage.ACCEPTED,
+                    result_type=Steered,
+                )
+            )
+            handles.append(sending)
+            await asyncio.sleep(0.3)  # the server keeps them in the order in which they came
+        async with here.again():
+            report = await ending(rollout)
+            await asyncio.gather(*handles, return_exceptions=True)
+        assert report.outcome is Outcome.ABORTED
+        assert fleet.started == ()
+
+
+# Gates in the middle
+
+
+async def test_promote_gate_waits_for_all_clusters(client: Client, eu: str) -> None:
+    """It asks when every cluster's pilots have ended, and one approval lets all go on."""
+    other = f"{eu}-b"
+    fleet = SimulatedFleet({eu: 3, other: 3})
+    fleet.hold("perform_update", f"{other}-1")
+    request = ask(eu, other, policy=RolloutPolicy(pilot_hosts=1), approvals={"promote": PROMOTE})
+    async with site(client, fleet) as here:
+        rollout = await here.start(request)
+        await patched(rollout, 1)
+        assert not any(gate.waiting for gate in (await rollout.progress()).gates)
+        fleet.release("perform_update", f"{other}-1")
+
+        async def asks() -> bool:
+            return [gate.gate for gate in (await rollout.progress()).gates if gate.waiting] == [
+                "promote"
+            ]
+
+        await eventually(asks)
+        assert len(fleet.started) == 2
+        await rollout.approve(by=BOB, gate="promote")
+        report = await ending(rollout)
+    assert report.outcome is Outcome.PATCHED
+    assert report.counts[HostState.PATCHED] == 6
+
+
+async def test_rejected_in_the_middle(client: Client, eu: str) -> None:
+    """A reject at a later gate ends the rollout: what is patched stays, the rest is not started."""
+    fleet = SimulatedFleet({eu: 4})
+    policy = RolloutPolicy(pilot_hosts=1, waves=[1, "100%"])
+    request = ask(eu, policy=policy, approvals={f"wave-2/{eu}": PROMOTE})
+    async with site(client, fleet) as here:
+        rollout = await here.start(request)
+        await patched(rollout, 2)
+        await rollout.reject(by=BOB, gate=f"wave-2/{eu}", reason="errors in the logs")
+        report = await ending(rollout)
+    assert report.outcome is Outcome.REJECTED
+    assert "errors in the logs" in report.reason
+    assert report.counts[HostState.PATCHED] == 2
+    assert report.counts[HostState.NOT_STARTED] == 2
+
+
+async def test_rings_come_one_after_the_other(client: Client, eu: str) -> None:
+    """The second ring starts when the first has ended, and its gate was passed."""
+    a, b, c = f"{eu}-a", f"{eu}-b", f"{eu}-c"
+    fleet = SimulatedFleet({a: 2, b: 2, c: 2})
+    policy = RolloutPolicy(pilot_hosts=0, rings=[[a, b], [c]])
+    request = ask(a, b, c, policy=policy, approvals={"ring-2": PROMOTE})
+    async with site(client, fleet) as here:
+        rollout = await here.start(request)
+        await patched(rollout, 4)
+
+        async def asks() -> bool:
+            return any(gate.waiting for gate in (await rollout.progress()).gates)
+
+        await eventually(asks)
+        assert not any(host.startswith(c) for host in fleet.started)
+        await rollout.approve(by=ALICE, gate="ring-2")
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+
+
+def test_gates_that_cannot_be_are_refused() -> None:
+    """A request names only gates that its rollout has."""
+    from temporal_patching.exceptions import InvalidRequest
+
+    for gate in ("wave-1", "ring-1", "ring-2", "promote/nowhere", "start/eu-1", "sart", "wave-0"):
+        with pytest.raises(InvalidRequest, match="must name gates"):
+            PatchRequest(clusters=["eu-1"], requester=BOB, approvals={gate: PROMOTE})
+    with pytest.raises(InvalidRequest, match="no pilots"):
+        PatchRequest(
+            clusters=["eu-1"],
+            requester=BOB,
+            policy=RolloutPolicy(pilot_hosts=0),
+            approvals={"promote": PROMOTE},
+        )
+    with pytest.raises(InvalidRequest, match="exactly once"):
+        PatchRequest(
+            clusters=["eu-1", "eu-2"], requester=BOB, policy=RolloutPolicy(rings=[["eu-1"]])
+        )
+    with pytest.raises(InvalidRequest, match="either 'host' or 'wave'"):
+        Skip(by=ALICE)
+    assert attrs.fields(Skip).host is not None
