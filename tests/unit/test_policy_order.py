@@ -16,17 +16,19 @@ from hypothesis import strategies as st
 from temporal_patching.exceptions import InvalidRequest
 from temporal_patching.models._wire import from_json, to_json
 from temporal_patching.policy import _order
-from temporal_patching.policy._order import HostOrder, domain_of, ordered
+from temporal_patching.policy._order import HostOrder, OrderBy, domain_of, ordered
 from temporal_patching.policy._rules import canonical
 from tests.strategies import names, words
 
 Facts = list[tuple[str, str, bool]]
 
+ORDERS: tuple[OrderBy, ...] = ("listed", "shuffled", "spread")
+
 
 @st.composite
 def orders(draw: st.DrawFn) -> HostOrder:
     """Orders."""
-    by = draw(st.sampled_from(["listed", "shuffled", "spread"]))
+    by = draw(st.sampled_from(ORDERS))
     most = draw(st.none() | st.integers(1, 3))
     return HostOrder(
         by=by,
@@ -188,14 +190,15 @@ def test_many_hosts_are_spread_as_far_as_they_can_be(racks: list[int]) -> None:
         ("AABB", "ABAB"),
         ("AAABBC", "ABCABA"),
         ("BAAA", "ABAA"),
-        ("AAABCDEFG", "ABCDAEFGA"),
+        ("AAAAABBB", "ABABABAA"),
+        ("AAABCDEFG", "ABDFACEGA"),
         ("ABCABC", "ABCABC"),
         ("AAAA", "AAAA"),
         ("CBA", "CBA"),
     ],
 )
 def test_spread_by_hand(racks: str, expected: str) -> None:
-    """Domains take turns, the one with most hosts left first."""
+    """Domains take turns, in as many rounds as the largest has hosts; the first rounds are the mixed ones."""
     hosts = [(f"h{each}", rack, False) for each, rack in enumerate(racks)]
     found = ordered(SPREAD, hosts, rollout_id="patch-1")
     assert "".join(racks[each] for each in found) == expected

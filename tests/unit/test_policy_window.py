@@ -12,7 +12,7 @@ from datetime import datetime, time, timedelta, timezone
 from functools import cache
 from time import process_time
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import attrs
 import pytest
@@ -202,6 +202,20 @@ NIGHTS = Calendar(time_zone="Europe/Berlin", weekly=[NIGHT])
             "2026-11-23T00:00",
             ["never"],
             id="always",
+        ),
+        pytest.param(
+            "UTC",
+            weekly("mon", "06:00", 7 * DAY),
+            "2026-11-29T00:00",
+            ["never"],
+            id="always, by one that is as long as the week",
+        ),
+        pytest.param(
+            "UTC",
+            weekly("mon", "06:00", 5 * DAY),
+            "2026-11-28T00:00",
+            ["-2026-11-28T06:00", "+2026-11-30T06:00"],
+            id="open since days ago",
         ),
     ],
 )
@@ -407,60 +421,74 @@ BEFORE, AFTER = 5 * DAY, 3 * DAY
 @cache
 def clock_changes(zone: str, year: int) -> list[datetime]:
     """The hours of a year in which the zone's clocks change."""
-    hours = [utc(f"{year}-01-01T00:00") + hour * HOUR for hour in range(366 * 24)]
-    offsets = [hour.astimezone(ZoneInfo(zone)).utcoffset() for hour in hours]
-    return [hours[each] for each in range(1, len(hours)) if offsets[each] != offsets[each - 1]]
+
+    def offset(moment: datetime) -> timedelta | None:
+        return moment.astimezone(ZoneInfo(zone)).utcoffset()
+
+    days = [utc(f"{year}-01-01T00:00") + day * DAY for day in range(366)]
+    changing = [day for day in days if offset(day) != offset(day + DAY)]
+    hours = [day + hour * HOUR for day in changing for hour in range(24)]
+    return [hour + HOUR for hour in hours if offset(hour) != offset(hour + HOUR)]
 
 
-durations = st.integers(1, 3 * 24 * 60).map(lambda each: each * MINUTE) | st.sampled_from(
-    [HOUR, 6 * HOUR, DAY, 2 * DAY]
+minutes = st.integers(1, 3 * 24 * 60) | st.sampled_from([60, 6 * 60, 24 * 60, 48 * 60])
+durations = minutes.map(lambda each: each * MINUTE)
+times = (st.integers(0, 24 * 60 - 1) | st.integers(0, 7).map(lambda each: each * 30)).map(
+    lambda each: f"{each // 60:02}:{each % 60:02}"
 )
-times = st.times().map(lambda each: f"{each:%H:%M}") | st.sampled_from(
-    ["00:00", "00:30", "01:00", "01:30", "02:00", "02:30", "03:00", "23:00", "23:30"]
+weekly_periods = st.builds(
+    WeeklyPeriod,
+    days=st.sets(st.sampled_from(WEEKDAYS), min_size=1),
+    start=times,
+    duration=durations,
 )
+dated_starts = st.tuples(st.integers(-3, 3), times) | st.integers(-60, 60)
+"""Some day near a given moment and a time, or so many minutes after what the clock shows before it."""
+dated_periods = st.lists(st.tuples(dated_starts, durations), max_size=2)
+reserves = st.just(timedelta(0)) | st.integers(0, 300).map(lambda each: each * MINUTE)
+all_zones = st.sampled_from(sorted(available_timezones() - {"Factory", "localtime"}))
 
 
 @st.composite
 def calendars(draw: st.DrawFn, zone: str, around: datetime) -> Calendar:
     """Calendars that have something to say in the days around a moment."""
-    days = st.lists(st.sampled_from(WEEKDAYS), min_size=1, unique=True)
-    near = st.integers(-3, 3).map(lambda each: f"{around + each * DAY:%Y-%m-%d}")
-    starts = st.builds("{}T{}".format, near, times)
-    dated = st.builds(DatedPeriod, start=starts, duration=durations)
-    each_week = st.builds(WeeklyPeriod, days=days, start=times, duration=durations)
-    weekly = draw(st.lists(each_week, max_size=3))
-    windows = draw(st.lists(dated, max_size=2))
-    freezes = draw(st.lists(dated, min_size=0 if weekly or windows else 1, max_size=2))
+
+    def dated() -> list[DatedPeriod]:
+        shown = (around - MINUTE).astimezone(ZoneInfo(zone)) + MINUTE
+        found: list[DatedPeriod] = []
+        for when, duration in draw(dated_periods):
+            if isinstance(when, int):
+                start = f"{shown.replace(tzinfo=None) + when * MINUTE:%Y-%m-%dT%H:%M}"
+            else:
+                start = f"{around + when[0] * DAY:%Y-%m-%d}T{when[1]}"
+            found.append(DatedPeriod(start=start, duration=duration))
+        return found
+
+    weekly, windows, freezes = draw(st.lists(weekly_periods, max_size=3)), dated(), dated()
+    if not (weekly or windows or freezes):
+        windows = [DatedPeriod(start=f"{around:%Y-%m-%dT%H:%M}", duration=HOUR)]
     return Calendar(time_zone=zone, weekly=weekly, dated=windows, freezes=freezes)
 
 
 @st.composite
 def moments_and_policies(draw: st.DrawFn) -> tuple[datetime, MaintenanceWindows]:
     """A moment, often the hour in which clocks change, and a policy for the days around it."""
-    zone, year = draw(st.sampled_from(ZONES)), draw(st.sampled_from([2006, 2018, 2026, 2027, 2040]))
+    zone, year = draw(st.sampled_from(ZONES)), draw(st.sampled_from([2006, 2018, 2026, 2040]))
     changing = clock_changes(zone, year)
-    hours = st.integers(0, 365 * 24).map(lambda each: utc(f"{year}-01-01T00:00") + each * HOUR)
-    around = draw(st.sampled_from(changing) | hours if changing else hours)
-    others = st.just(zone) | st.sampled_from(ZONES) | st.timezone_keys(allow_prefix=False)
-    zones = [zone, *draw(st.lists(others.filter(is_zone), max_size=2))]
-    reserves = st.just(timedelta(0)) | st.integers(0, 300).map(lambda each: each * MINUTE)
+    around = utc(f"{year}-01-01T00:00") + draw(st.integers(0, 365 * 24)) * HOUR
+    at_change = draw(st.booleans())
+    if changing and at_change:
+        around = draw(st.sampled_from(changing))
+    others = st.one_of(st.just(zone), st.sampled_from(ZONES), all_zones)
     policy = MaintenanceWindows(
-        calendars=[draw(calendars(each, around)) for each in zones],
+        calendars=[
+            draw(calendars(each, around)) for each in [zone, *draw(st.lists(others, max_size=2))]
+        ],
         cutoff=draw(reserves),
         host_duration=draw(reserves),
     )
     event("the clocks change" if around in changing else "any hour")
     return around, policy
-
-
-def is_zone(name: str) -> bool:
-    """Whether a name is one of a zone that has whole minutes, as all have today."""
-    try:
-        offsets = {utc(f"{year}-01-01T00:00").astimezone(ZoneInfo(name)) for year in (2005, 2040)}
-        Calendar(time_zone=name, freezes=[DatedPeriod(start="2026-01-01T00:00", duration=DAY)])
-    except InvalidRequest:
-        return False
-    return all(each.second == 0 for each in offsets)
 
 
 def starts_by_the_minute(policy: MaintenanceWindows, around: datetime) -> list[bool]:
@@ -507,6 +535,26 @@ def starts_by_the_minute(policy: MaintenanceWindows, around: datetime) -> list[b
         closed = closed if open_in_all[each] else each
         found[each] = closed > each + reserve
     return found[: (BEFORE + AFTER) // MINUTE]
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_a_start_is_the_first_moment_at_which_the_clock_shows_it_or_more(zone: str) -> None:
+    """Around every change of a zone's clocks, each local time is where a clock read by the minute has it."""
+    for year in (2006, 2011, 2018, 2026, 2040):
+        for change in clock_changes(zone, year):
+            moments = [change + each * MINUTE for each in range(-30 * 60, 30 * 60)]
+            shown = [
+                each.astimezone(ZoneInfo(zone)).replace(tzinfo=None, fold=0) for each in moments
+            ]
+            for minutes in range(-120, 150, 15):
+                local = shown[29 * 60] + HOUR + minutes * MINUTE
+                first = next(
+                    each for each, seen in zip(moments, shown, strict=True) if seen >= local
+                )
+                period = DatedPeriod(start=f"{local:%Y-%m-%dT%H:%M}", duration=HOUR)
+                policy = windows(Calendar(time_zone=zone, dated=[period]))
+                assert starts_allowed(policy, first - 3 * HOUR).until == first
+                assert starts_allowed(policy, first).until == first + HOUR
 
 
 @given(moments_and_policies(), st.data())
@@ -564,7 +612,7 @@ def test_one_more_freeze_opens_nothing(made: tuple[datetime, MaintenanceWindows]
     more = attrs.evolve(
         policy, calendars=[attrs.evolve(calendar, dated=windows), *policy.calendars[1:]]
     )
-    for hour in range(-24, 24, 6):
+    for hour in (-24, -7, 0, 5):
         now = around + hour * HOUR
         is_open = starts_allowed(policy, now).open
         for each in less:

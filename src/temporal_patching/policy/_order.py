@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from heapq import heapify, heappop, heappush
 from typing import Literal, final
 
 import attrs
@@ -118,27 +116,19 @@ def _key(seed: str, name: str) -> bytes:
 
 def _spread(base: Sequence[int], domains: Sequence[str]) -> list[int]:
     """With two hosts of one domain never closer to each other than they have to be."""
-    sizes = Counter(domains[each] for each in base)
-    largest = max(sizes.values(), default=0)
-    if largest < 2:
-        return list(base)
-    # The hosts of the largest domain cut the list into `largest - 1` stretches and an end, which holds
-    # one host of each domain of that size: so long can a stretch be, and no longer.
-    ends = sum(size == largest for size in sizes.values())
-    distance = (len(base) - ends) // (largest - 1)
-
-    waiting: dict[str, deque[int]] = {domain: deque() for domain in sizes}
-    for place, each in enumerate(base):
-        waiting[domains[each]].append(place)
-    # The domain with most hosts left goes first; among equals the one whose next host is listed first.
-    ready = [(-len(places), places[0], domain) for domain, places in waiting.items()]
-    heapify(ready)
-    spread: list[int] = []
-    while len(spread) < len(base):
-        if len(spread) >= distance:  # who was that long ago may come again
-            domain = domains[spread[-distance]]
-            if waiting[domain]:
-                heappush(ready, (-len(waiting[domain]), waiting[domain][0], domain))
-        domain = heappop(ready)[2]
-        spread.append(base[waiting[domain].popleft()])
-    return spread
+    by_domain: dict[str, list[int]] = {}
+    for host in base:
+        by_domain.setdefault(domains[host], []).append(host)
+    # As many rounds as the largest domains have hosts: one of each in every round. The last round is theirs
+    # alone; all others share the rounds before it, largest first, so that these are of one length.
+    largest = max(map(len, by_domain.values()), default=0)
+    rounds: list[list[int]] = [[] for _ in range(largest)]
+    turn = 0
+    for hosts in sorted(by_domain.values(), key=len, reverse=True):
+        turns = list(range(largest))
+        if len(hosts) < largest:
+            turns = sorted((turn + each) % (largest - 1) for each in range(len(hosts)))
+            turn += len(hosts)
+        for each, host in zip(turns, hosts, strict=True):
+            rounds[each].append(host)
+    return [host for each in rounds for host in each]
