@@ -28,9 +28,11 @@ from .exceptions import InvalidRequest, NotAnswered, Refused, RolloutFailed, Rol
 from .models import (
     ApprovalReport,
     ClusterProgress,
+    ClusterReport,
     CompletedSteps,
     GateReport,
     HostProgress,
+    HostResult,
     HostState,
     PatchRequest,
     RolloutProgress,
@@ -142,7 +144,7 @@ class Rollout(Generic[WorkflowT]):
         id: str,
         task_queue: str,
     ) -> Rollout[StartedT]:
-        """Starts a rollout.
+        """Starts a rollout. ``approve`` may follow at once: a vote counts before its gate opens.
 
         Args:
             client: A connected client. It needs no plugin.
@@ -218,33 +220,80 @@ class Rollout(Generic[WorkflowT]):
 
     async def cluster_progress(self, cluster: str) -> ClusterProgress:
         """Where one cluster is. Raises as ``progress``."""
-        handle = self._client.get_workflow_handle(cluster_workflow_id(self.id, cluster))
-        return await _query(handle, "progress", ClusterProgress)
+        return await _query(self.cluster_handle(cluster), "progress", ClusterProgress)
 
     async def host_progress(self, host: str) -> HostProgress:
-        """Where one host is: the step that runs, what is done, what is open.
+        """Where one host is: the step that runs and its attempt, what is done, what is open.
 
         Raises:
             NotAnswered: No worker answered within 10 seconds.
-            RolloutNotFound: This rollout has not worked on the host, or another one has since.
+            RolloutNotFound: This rollout has not started the host yet, or another one has worked on it since.
         """
-        handle = self._client.get_workflow_handle(host_workflow_id(host))
+        handle, attempts = await self._own_host(host)
         progress = await _query(handle, "progress", HostProgress)
         if progress.rollout != self.id:
+            raise RolloutNotFound(f"host {host!r} is with rollout {progress.rollout!r}")
+        attempt, failure = attempts.get(progress.step or "", (None, None))
+        return attrs.evolve(progress, attempt=attempt, last_failure=failure)
+
+    async def _own_host(
+        self, host: str
+    ) -> tuple[WorkflowHandle[Any, Any], dict[str, tuple[int, str | None]]]:
+        """The host's workflow if it is this rollout's, and what the server knows of its steps' attempts."""
+        handle = self.host_handle(host)
+        try:
+            described = (await _answered(handle.describe(), handle.id)).raw_description
+        except RolloutNotFound:
             raise RolloutNotFound(
-                f"host {host!r} is not {self.id!r}'s: rollout {progress.rollout!r} is the last that "
-                "worked on it"
+                f"host {host!r} has not started, or its retention is over"
+            ) from None
+        info = described.workflow_execution_info
+        clusters = f"{self.id}/"
+        # Asked before its workflow is: a former rollout's may have no worker any more.
+        if not info.parent_execution.workflow_id.startswith(clusters):
+            raise RolloutNotFound(
+                f"host {host!r} has not started: the last that worked on it was "
+                f"{info.root_execution.workflow_id or 'something else'!r}"
             )
-        return progress
+        attempts = {
+            each.activity_type.name: (
+                each.attempt,
+                each.last_failure.message if each.HasField("last_failure") else None,
+            )
+            for each in described.pending_activities
+        }
+        return self._client.get_workflow_handle(handle.id, run_id=info.execution.run_id), attempts
 
     async def completed_steps(
         self, *, cluster: str | None = None, host: str | None = None
     ) -> CompletedSteps:
-        """What is done, in order: of the rollout, or of one cluster, or of one host."""
+        """What is done, in order: of the rollout, or of one cluster, or of one host.
+
+        Args:
+            cluster: This cluster.
+            host: This host. Either it or ``cluster``.
+
+        Raises:
+            InvalidRequest: Both are given.
+            NotAnswered: No worker answered within 10 seconds.
+            RolloutNotFound: There is no such rollout or cluster, or it has not started the host.
+        """
+        if host is not None and cluster is not None:
+            raise InvalidRequest([f"either 'cluster' or 'host' (got {cluster!r} and {host!r})"])
         if host is not None:
-            return CompletedSteps(steps=(await self.host_progress(host)).completed)
-        id = self.id if cluster is None else cluster_workflow_id(self.id, cluster)
-        return await _query(self._client.get_workflow_handle(id), "completed_steps", CompletedSteps)
+            handle, _ = await self._own_host(host)
+            return await _query(handle, "completed_steps", CompletedSteps)
+        handle = self.handle if cluster is None else self.cluster_handle(cluster)
+        return await _query(handle, "completed_steps", CompletedSteps)
+
+    def cluster_handle(self, cluster: str) -> WorkflowHandle[Any, ClusterReport]:
+        """Temporal's own handle on the workflow of one cluster. Asks nothing yet."""
+        id = cluster_workflow_id(self.id, cluster)
+        return self._client.get_workflow_handle(id, result_type=ClusterReport)
+
+    def host_handle(self, host: str) -> WorkflowHandle[Any, HostResult]:
+        """Temporal's own handle on the workflow of one host: the last rollout's that worked on it."""
+        return self._client.get_workflow_handle(host_workflow_id(host), result_type=HostResult)
 
     async def watch(
         self, *, every: timedelta = timedelta(seconds=1)
@@ -303,7 +352,7 @@ class Rollout(Generic[WorkflowT]):
                     raise InvalidRequest([cause.message]) from None
                 if (cause.type or "").startswith("Rollout") and cause.details:
                     report = from_json(cause.details[0], RolloutReport)
-                    raise RolloutFailed(cause.message, report) from None
+                    raise RolloutFailed(cause.message, report, type=cause.type or "") from None
             raise
         except RPCError as error:
             raise _told(error, self.id) from None

@@ -69,11 +69,13 @@ class RolloutFailed(PatchingError):
 
     Attributes:
         report: The rollout's (bounded) report. ``report.outcome`` is never ``PATCHED`` here.
+        type: The type string of the workflow's failure, like ``"RolloutStopped"``.
     """
 
-    def __init__(self, message: str, report: RolloutReport) -> None:
+    def __init__(self, message: str, report: RolloutReport, *, type: str = "") -> None:
         super().__init__(message)
         self.report: RolloutReport = report
+        self.type: str = type
 
 
 @final

@@ -319,7 +319,10 @@ class HostProgress(WireType):
         completed: The steps that are done.
         open: What was taken away and not given back yet.
         cancelled: Why it is being cancelled, or None.
-        failure: What failed, or None.
+        failure: What failed for good, or None.
+        attempt: Which attempt of the step is under way or waits for its turn. Only ``Rollout.host_progress``
+            knows it; a workflow is not told.
+        last_failure: Why the attempt before it failed, likewise.
         state: What became of it, once it has ended.
     """
 
@@ -333,6 +336,8 @@ class HostProgress(WireType):
     open: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     cancelled: str | None = attrs.field(default=None, converter=as_reason_or_none)
     failure: str | None = attrs.field(default=None, converter=as_reason_or_none)
+    attempt: int | None = None
+    last_failure: str | None = attrs.field(default=None, converter=as_reason_or_none)
     state: HostState | None = None
 
 

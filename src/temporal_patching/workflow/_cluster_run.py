@@ -368,7 +368,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             try:
                 await rollout.signal("cluster_update", self._update())
             except FailureError as error:
-                workflow.logger.warning("The rollout was not told: %s", error)
+                workflow.logger.info("The rollout was not told, it has ended: %s", error)
             if self._state.ended:
                 return
 
