@@ -22,9 +22,16 @@ from temporalio.client import (
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 
-from .exceptions import InvalidRequest, NotAnswered, Refused, RolloutFailed, RolloutNotFound
+from .exceptions import (
+    InvalidRequest,
+    NotAnswered,
+    Refused,
+    RolloutExists,
+    RolloutFailed,
+    RolloutNotFound,
+)
 from .models import (
     ApprovalReport,
     ClusterProgress,
@@ -50,6 +57,8 @@ WorkflowT = TypeVar("WorkflowT", bound=SystemPatchWorkflow)
 StartedT = TypeVar("StartedT", bound=SystemPatchWorkflow)
 AnswerT = TypeVar("AnswerT")
 WireT = TypeVar("WireT", bound=WireType)
+
+_NONDETERMINISM = "TMPRL1100"
 
 _PATIENCE = timedelta(seconds=10)
 """How long an operator waits for a worker to answer."""
@@ -154,18 +163,24 @@ class Rollout(Generic[WorkflowT]):
             task_queue: Where your workers listen.
 
         Raises:
-            temporalio.exceptions.WorkflowAlreadyStartedError: The id was used before.
+            RolloutExists: The id was used before.
         """
         run = cast("Any", workflow).run
-        handle: WorkflowHandle[Any, Any] = await client.start_workflow(
-            run,
-            request,
-            id=id,
-            task_queue=task_queue,
-            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-            static_summary=f"patch {', '.join(request.clusters)} for {request.requester}"[:200],
-        )
+        try:
+            handle: WorkflowHandle[Any, Any] = await client.start_workflow(
+                run,
+                request,
+                id=id,
+                task_queue=task_queue,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+                static_summary=f"patch {', '.join(request.clusters)} for {request.requester}"[:200],
+            )
+        except WorkflowAlreadyStartedError:
+            raise RolloutExists(
+                f"{id!r} was used before: a rollout's id is used once. Rollout.get() finds the one "
+                "that used it"
+            ) from None
         return Rollout[StartedT](client, handle)
 
     @overload
@@ -357,6 +372,18 @@ class Rollout(Generic[WorkflowT]):
         except RPCError as error:
             raise _told(error, self.id) from None
 
+    async def report(self) -> RolloutReport:
+        """Waits for the end, and answers with the report, whatever the outcome.
+
+        Raises:
+            InvalidRequest, RolloutNotFound, temporalio.client.WorkflowFailureError: As ``result``: there is
+                no report then.
+        """
+        try:
+            return await self.result()
+        except RolloutFailed as failed:
+            return failed.report
+
     async def cancel(self, *, reason: str = "") -> None:
         """Aborts the rollout: nothing new starts; the server keeps the request if no worker is there.
 
@@ -376,11 +403,17 @@ class Rollout(Generic[WorkflowT]):
 
 
 async def _query(handle: WorkflowHandle[Any, Any], name: str, wanted: type[WireT]) -> WireT:
-    asking = handle.query(name, result_type=wanted, rpc_timeout=_PATIENCE)
-    try:
-        return await _answered(asking, handle.id)
-    except (WorkflowQueryFailedError, WorkflowQueryRejectedError) as error:
-        raise NotAnswered(f"{handle.id!r} could not answer {name!r}: {error}") from None
+    tries = 2
+    while True:
+        tries -= 1
+        asking = handle.query(name, result_type=wanted, rpc_timeout=_PATIENCE)
+        try:
+            return await _answered(asking, handle.id)
+        except (WorkflowQueryFailedError, WorkflowQueryRejectedError) as error:
+            # A worker that is throwing the workflow out of its cache may take a part of the history
+            # for the whole. It has the whole the next time.
+            if not tries or _NONDETERMINISM not in str(error):
+                raise NotAnswered(f"{handle.id!r} could not answer {name!r}: {error}") from None
 
 
 async def _answered(asking: Awaitable[AnswerT], id: str) -> AnswerT:

@@ -5,6 +5,7 @@
     Exception
     ├── PatchingError                       root of what the library raises by itself
     │   ├── RolloutFailed                   client: the rollout did not patch what was asked; has the report
+    │   ├── RolloutExists                   client: the id was used before
     │   ├── RolloutNotFound                 client: no rollout of that id
     │   ├── NotAnswered                     client: no worker answered in time
     │   └── Refused                         client: a vote or verb was refused, with the reason
@@ -52,6 +53,7 @@ __all__ = [
     "PatchFailure",
     "PatchingError",
     "Refused",
+    "RolloutExists",
     "RolloutFailed",
     "RolloutNotFound",
 ]
@@ -76,6 +78,11 @@ class RolloutFailed(PatchingError):
         super().__init__(message)
         self.report: RolloutReport = report
         self.type: str = type
+
+
+@final
+class RolloutExists(PatchingError):
+    """A rollout's id is used once, and this one was used before, whether or not that rollout has ended."""
 
 
 @final

@@ -9,7 +9,6 @@ from datetime import timedelta
 
 import pytest
 from temporalio.client import Client
-from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.worker import Worker
 
 from temporal_patching.client import Approvals, Rollout
@@ -17,6 +16,7 @@ from temporal_patching.exceptions import (
     InvalidRequest,
     NotAnswered,
     Refused,
+    RolloutExists,
     RolloutFailed,
     RolloutNotFound,
 )
@@ -82,11 +82,11 @@ async def test_an_id_is_used_once(client: Client, unique: str) -> None:
     fleet = SimulatedFleet({unique: 1})
     async with site(client, fleet) as here:
         rollout = await here.start(ask(unique, approvals=GATE), id=unique)
-        with pytest.raises(WorkflowAlreadyStartedError):
+        with pytest.raises(RolloutExists, match="used once"):
             await here.start(ask(unique), id=unique)
         await rollout.reject(by=BOB)
         assert (await ending(rollout)).outcome is Outcome.REJECTED
-        with pytest.raises(WorkflowAlreadyStartedError):
+        with pytest.raises(RolloutExists, match="used once"):
             await here.start(ask(unique), id=unique)
         assert not fleet.started
 

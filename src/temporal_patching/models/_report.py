@@ -22,7 +22,8 @@ REASON_LIMIT = 500
 
 
 def as_reason(text: str) -> str:
-    """A reason that cannot blow up a report: long ones keep their beginning and their end."""
+    """A reason in one line that cannot blow up a report: long ones keep their beginning and their end."""
+    text = " ".join(text.split())
     if len(text) <= REASON_LIMIT:
         return text
     return text[: REASON_LIMIT // 2] + " … " + text[-REASON_LIMIT // 2 :]
@@ -370,7 +371,7 @@ class ClusterProgress(WireType):
     in_flight: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     waits_for: str = ""
     failures: tuple[HostReport, ...] = ()
-    stopped: str | None = None
+    stopped: str | None = attrs.field(default=None, converter=as_reason_or_none)
     left_out_of_service: int = 0
 
 
@@ -407,7 +408,7 @@ class RolloutProgress(WireType):
     clusters: tuple[ClusterProgress, ...] = ()
     gates: tuple[GateReport, ...] = ()
     outcome: Outcome | None = None
-    reason: str = ""
+    reason: str = attrs.field(default="", converter=as_reason)
     notices_failed: int = 0
     digest: str = ""
     health: HealthChecked = "checked"

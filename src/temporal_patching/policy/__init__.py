@@ -1,7 +1,6 @@
 """The rules: frozen data that users write, and the pure functions that apply them.
 
-Nothing here knows a clock, a server or a workflow. The machines of the three levels, in ``_host.py``,
-``_cluster.py`` and ``_rollout.py``, are the library's own.
+Nothing here knows a clock, a server or a workflow.
 """
 
 from ._amount import Amount
