@@ -156,7 +156,7 @@ def retry_policies(draw: st.DrawFn) -> RetryPolicy:
         initial_interval=first,
         backoff_coefficient=draw(st.floats(1, 1e6)),
         maximum_interval=draw(st.none() | st.timedeltas(min_value=first, max_value=LONGEST)),
-        maximum_attempts=draw(st.integers(0, 2**31 - 1)),
+        maximum_attempts=draw(st.integers(1, 2**31 - 1)),
         non_retryable_error_types=draw(st.none() | st.lists(texts, max_size=2).map(tuple)),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import logging
 import os
 import re
 import sys
@@ -16,8 +17,17 @@ from typing import Protocol, cast
 
 from rich.console import Console
 from rich.table import Table
+from temporalio.runtime import (
+    LogForwardingConfig,
+    LoggingConfig,
+    Runtime,
+    TelemetryConfig,
+    TelemetryFilter,
+)
 
 from .stage import NoServer, Row, Stage, open_stage
+
+LOG = Path("build/workshop/log.txt")
 
 
 def _name(folder: str) -> str:
@@ -73,6 +83,16 @@ async def run(names: Sequence[str], *, own_server: bool, pictures: Path) -> bool
     return all_hold
 
 
+def log_to(file: Path) -> None:
+    """Sends what the SDK logs to a file: much fails on purpose here, and is told in plain words."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(filename=file, filemode="w", force=True)
+    levels = TelemetryFilter(core_level="WARN", other_level="ERROR")
+    forwarding = LogForwardingConfig(logger=logging.getLogger("temporal-core"))
+    logs = LoggingConfig(filter=levels, forwarding=forwarding)
+    Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=logs)))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.workshop", description=__doc__)
     parser.add_argument("exercise", nargs="*", help=f"one of {', '.join(EXERCISES)}; default: all")
@@ -89,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [each for each in options.exercise if each not in EXERCISES]
     if unknown:
         parser.error(f"no exercise {unknown[0]!r}: choose from {', '.join(EXERCISES)}")
+    log_to(LOG)
     try:
         names = options.exercise or list(EXERCISES)
         right = asyncio.run(run(names, own_server=options.own_server, pictures=options.pictures))
@@ -98,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    print(f"What the SDK logged meanwhile is in {LOG}.")
     return 0 if right else 1
 
 

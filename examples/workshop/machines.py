@@ -55,6 +55,22 @@ class Machine:
         await asyncio.sleep(self.unit_seconds)
         self._write(f"unit {unit}")
 
+    async def drain(self) -> None:
+        """Waits until nobody works here any more."""
+        while True:
+            await asyncio.sleep(self.step_seconds)
+            if not (self.folder / "users").exists():
+                self._write("wait_for_workload_drain")
+                return
+
+    def let_users_in(self) -> None:
+        """From now on somebody works here: it does not drain."""
+        (self.folder / "users").touch()
+
+    def send_users_home(self) -> None:
+        """Nobody works here any more: it drains."""
+        (self.folder / "users").unlink()
+
     def break_at(self, step: str | None) -> None:
         """From now on a step fails; None mends the machine."""
         (self.folder / "broken").write_text(step or "", encoding="utf-8")

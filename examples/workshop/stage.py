@@ -12,9 +12,11 @@ import sys
 import sysconfig
 import tempfile
 import uuid
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from datetime import timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import attrs
 from temporalio.client import Client
@@ -115,7 +117,23 @@ class Stage:
         """Where the web UI shows a workflow."""
         if self.web is None:
             return f"workflow {workflow_id} of {self.address}"
-        return f"{self.web}/namespaces/{self.client.namespace}/workflows/{workflow_id}"
+        workflow = quote(workflow_id, safe="")
+        return f"{self.web}/namespaces/{self.client.namespace}/workflows/{workflow}"
+
+    async def until(
+        self, holds: Callable[[], Awaitable[bool]], *, timeout: timedelta = timedelta(seconds=30)
+    ) -> None:
+        """Asks again and again until the answer is yes.
+
+        Raises:
+            asyncio.TimeoutError: It was not, in that time.
+        """
+
+        async def ask() -> None:
+            while not await holds():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+        await asyncio.wait_for(ask(), timeout.total_seconds())
 
     @asynccontextmanager
     async def worker_process(self, module: str, *arguments: str) -> AsyncGenerator[WorkerProcess]:

@@ -23,17 +23,26 @@ from temporalio.client import (
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 
-from .exceptions import InvalidRequest, NotAnswered, Refused, RolloutFailed, RolloutNotFound
+from .exceptions import (
+    InvalidRequest,
+    NotAnswered,
+    Refused,
+    RolloutExists,
+    RolloutFailed,
+    RolloutNotFound,
+)
 from .models import (
     Abort,
     ApprovalReport,
     AuditReport,
     ClusterProgress,
+    ClusterReport,
     CompletedSteps,
     GateReport,
     HostProgress,
+    HostResult,
     HostState,
     PatchRequest,
     Pause,
@@ -59,6 +68,8 @@ WorkflowT = TypeVar("WorkflowT", bound=SystemPatchWorkflow)
 StartedT = TypeVar("StartedT", bound=SystemPatchWorkflow)
 AnswerT = TypeVar("AnswerT")
 WireT = TypeVar("WireT", bound=WireType)
+
+_NONDETERMINISM = "TMPRL1100"
 
 _PATIENCE = timedelta(seconds=10)
 """How long an operator waits for a worker to answer."""
@@ -148,7 +159,7 @@ class Rollout(Generic[WorkflowT]):
         id: str,
         task_queue: str,
     ) -> Rollout[StartedT]:
-        """Starts a rollout.
+        """Starts a rollout. ``approve`` may follow at once: a vote counts before its gate opens.
 
         Args:
             client: A connected client. It needs no plugin.
@@ -158,18 +169,24 @@ class Rollout(Generic[WorkflowT]):
             task_queue: Where your workers listen.
 
         Raises:
-            temporalio.exceptions.WorkflowAlreadyStartedError: The id was used before.
+            RolloutExists: The id was used before.
         """
         run = cast("Any", workflow).run
-        handle: WorkflowHandle[Any, Any] = await client.start_workflow(
-            run,
-            request,
-            id=id,
-            task_queue=task_queue,
-            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-            static_summary=f"patch {', '.join(request.clusters)} for {request.requester}"[:200],
-        )
+        try:
+            handle: WorkflowHandle[Any, Any] = await client.start_workflow(
+                run,
+                request,
+                id=id,
+                task_queue=task_queue,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+                static_summary=f"patch {', '.join(request.clusters)} for {request.requester}"[:200],
+            )
+        except WorkflowAlreadyStartedError:
+            raise RolloutExists(
+                f"{id!r} was used before: a rollout's id is used once. Rollout.get() finds the one "
+                "that used it"
+            ) from None
         return Rollout[StartedT](client, handle)
 
     @overload
@@ -367,33 +384,80 @@ class Rollout(Generic[WorkflowT]):
 
     async def cluster_progress(self, cluster: str) -> ClusterProgress:
         """Where one cluster is. Raises as ``progress``."""
-        handle = self._client.get_workflow_handle(cluster_workflow_id(self.id, cluster))
-        return await _query(handle, "progress", ClusterProgress)
+        return await _query(self.cluster_handle(cluster), "progress", ClusterProgress)
 
     async def host_progress(self, host: str) -> HostProgress:
-        """Where one host is: the step that runs, what is done, what is open.
+        """Where one host is: the step that runs and its attempt, what is done, what is open.
 
         Raises:
             NotAnswered: No worker answered within 10 seconds.
-            RolloutNotFound: This rollout has not worked on the host, or another one has since.
+            RolloutNotFound: This rollout has not started the host yet, or another one has worked on it since.
         """
-        handle = self._client.get_workflow_handle(host_workflow_id(host))
+        handle, attempts = await self._own_host(host)
         progress = await _query(handle, "progress", HostProgress)
         if progress.rollout != self.id:
+            raise RolloutNotFound(f"host {host!r} is with rollout {progress.rollout!r}")
+        attempt, failure = attempts.get(progress.step or "", (None, None))
+        return attrs.evolve(progress, attempt=attempt, last_failure=failure)
+
+    async def _own_host(
+        self, host: str
+    ) -> tuple[WorkflowHandle[Any, Any], dict[str, tuple[int, str | None]]]:
+        """The host's workflow if it is this rollout's, and what the server knows of its steps' attempts."""
+        handle = self.host_handle(host)
+        try:
+            described = (await _answered(handle.describe(), handle.id)).raw_description
+        except RolloutNotFound:
             raise RolloutNotFound(
-                f"host {host!r} is not {self.id!r}'s: rollout {progress.rollout!r} is the last that "
-                "worked on it"
+                f"host {host!r} has not started, or its retention is over"
+            ) from None
+        info = described.workflow_execution_info
+        clusters = f"{self.id}/"
+        # Asked before its workflow is: a former rollout's may have no worker any more.
+        if not info.parent_execution.workflow_id.startswith(clusters):
+            raise RolloutNotFound(
+                f"host {host!r} has not started: the last that worked on it was "
+                f"{info.root_execution.workflow_id or 'something else'!r}"
             )
-        return progress
+        attempts = {
+            each.activity_type.name: (
+                each.attempt,
+                each.last_failure.message if each.HasField("last_failure") else None,
+            )
+            for each in described.pending_activities
+        }
+        return self._client.get_workflow_handle(handle.id, run_id=info.execution.run_id), attempts
 
     async def completed_steps(
         self, *, cluster: str | None = None, host: str | None = None
     ) -> CompletedSteps:
-        """What is done, in order: of the rollout, or of one cluster, or of one host."""
+        """What is done, in order: of the rollout, or of one cluster, or of one host.
+
+        Args:
+            cluster: This cluster.
+            host: This host. Either it or ``cluster``.
+
+        Raises:
+            InvalidRequest: Both are given.
+            NotAnswered: No worker answered within 10 seconds.
+            RolloutNotFound: There is no such rollout or cluster, or it has not started the host.
+        """
+        if host is not None and cluster is not None:
+            raise InvalidRequest([f"either 'cluster' or 'host' (got {cluster!r} and {host!r})"])
         if host is not None:
-            return CompletedSteps(steps=(await self.host_progress(host)).completed)
-        id = self.id if cluster is None else cluster_workflow_id(self.id, cluster)
-        return await _query(self._client.get_workflow_handle(id), "completed_steps", CompletedSteps)
+            handle, _ = await self._own_host(host)
+            return await _query(handle, "completed_steps", CompletedSteps)
+        handle = self.handle if cluster is None else self.cluster_handle(cluster)
+        return await _query(handle, "completed_steps", CompletedSteps)
+
+    def cluster_handle(self, cluster: str) -> WorkflowHandle[Any, ClusterReport]:
+        """Temporal's own handle on the workflow of one cluster. Asks nothing yet."""
+        id = cluster_workflow_id(self.id, cluster)
+        return self._client.get_workflow_handle(id, result_type=ClusterReport)
+
+    def host_handle(self, host: str) -> WorkflowHandle[Any, HostResult]:
+        """Temporal's own handle on the workflow of one host: the last rollout's that worked on it."""
+        return self._client.get_workflow_handle(host_workflow_id(host), result_type=HostResult)
 
     async def watch(
         self, *, every: timedelta = timedelta(seconds=1)
@@ -452,10 +516,22 @@ class Rollout(Generic[WorkflowT]):
                     raise InvalidRequest([cause.message]) from None
                 if (cause.type or "").startswith("Rollout") and cause.details:
                     report = from_json(cause.details[0], RolloutReport)
-                    raise RolloutFailed(cause.message, report) from None
+                    raise RolloutFailed(cause.message, report, type=cause.type or "") from None
             raise
         except RPCError as error:
             raise _told(error, self.id) from None
+
+    async def report(self) -> RolloutReport:
+        """Waits for the end, and answers with the report, whatever the outcome.
+
+        Raises:
+            InvalidRequest, RolloutNotFound, temporalio.client.WorkflowFailureError: As ``result``: there is
+                no report then.
+        """
+        try:
+            return await self.result()
+        except RolloutFailed as failed:
+            return failed.report
 
     async def cancel(self, *, reason: str = "") -> None:
         """Aborts the rollout: nothing new starts; the server keeps the request if no worker is there.
@@ -476,11 +552,17 @@ class Rollout(Generic[WorkflowT]):
 
 
 async def _query(handle: WorkflowHandle[Any, Any], name: str, wanted: type[WireT]) -> WireT:
-    asking = handle.query(name, result_type=wanted, rpc_timeout=_PATIENCE)
-    try:
-        return await _answered(asking, handle.id)
-    except (WorkflowQueryFailedError, WorkflowQueryRejectedError) as error:
-        raise NotAnswered(f"{handle.id!r} could not answer {name!r}: {error}") from None
+    tries = 2
+    while True:
+        tries -= 1
+        asking = handle.query(name, result_type=wanted, rpc_timeout=_PATIENCE)
+        try:
+            return await _answered(asking, handle.id)
+        except (WorkflowQueryFailedError, WorkflowQueryRejectedError) as error:
+            # A worker that is throwing the workflow out of its cache may take a part of the history
+            # for the whole. It has the whole the next time.
+            if not tries or _NONDETERMINISM not in str(error):
+                raise NotAnswered(f"{handle.id!r} could not answer {name!r}: {error}") from None
 
 
 async def _allowed(asking: Awaitable[AnswerT], id: str) -> AnswerT:

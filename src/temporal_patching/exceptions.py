@@ -5,6 +5,7 @@
     Exception
     ├── PatchingError                       root of what the library raises by itself
     │   ├── RolloutFailed                   client: the rollout did not patch what was asked; has the report
+    │   ├── RolloutExists                   client: the id was used before
     │   ├── RolloutNotFound                 client: no rollout of that id
     │   ├── NotAnswered                     client: no worker answered in time
     │   └── Refused                         client: a vote or verb was refused, with the reason
@@ -53,6 +54,7 @@ __all__ = [
     "PatchFailure",
     "PatchingError",
     "Refused",
+    "RolloutExists",
     "RolloutFailed",
     "RolloutNotFound",
 ]
@@ -70,11 +72,18 @@ class RolloutFailed(PatchingError):
 
     Attributes:
         report: The rollout's (bounded) report. ``report.outcome`` is never ``PATCHED`` here.
+        type: The type string of the workflow's failure, like ``"RolloutStopped"``.
     """
 
-    def __init__(self, message: str, report: RolloutReport) -> None:
+    def __init__(self, message: str, report: RolloutReport, *, type: str = "") -> None:
         super().__init__(message)
         self.report: RolloutReport = report
+        self.type: str = type
+
+
+@final
+class RolloutExists(PatchingError):
+    """A rollout's id is used once, and this one was used before, whether or not that rollout has ended."""
 
 
 @final

@@ -46,6 +46,9 @@ T = TypeVar("T")
 _PASSED_THROUGH = ("temporal_patching", "attr", "attrs", "cattrs")
 """Else the sandbox imports them again for every workflow; cattrs does not survive that."""
 
+_TUNED_THREADS = 1_000
+"""Threads at most for plain methods on a worker with a tuner."""
+
 _NOTICE_THREADS = 4
 _NOTICE_PATIENCE = 20
 """Seconds that one attempt of a notice may take."""
@@ -67,7 +70,11 @@ class PatchingPlugin(SimplePlugin):
             your fleet classes name, come along.
 
     Plain ``def`` methods run in threads: unless the worker has an ``activity_executor`` it gets one with
-    as many threads as it has activity slots (100 by default).
+    as many threads as it has activity slots (100 by default), or up to 1,000 if it has a ``tuner``.
+
+    On a versioned worker set ``default_versioning_behavior`` in its ``deployment_config``: the library's own
+    classes take it, too. With ``PINNED`` keep the old workers until their rollouts have ended, or nobody
+    runs the closers.
 
     Raises:
         InvalidRequest: ``list_hosts`` is missing.
@@ -117,6 +124,8 @@ class PatchingPlugin(SimplePlugin):
         config = super().configure_worker(config)
         if self._sync and config.get("activity_executor") is None:
             slots = config.get("max_concurrent_activities") or 100
+            # A tuner does not say how many slots it may come to have.
+            slots = slots if config.get("tuner") is None else _TUNED_THREADS
             # Threads start when they are needed and end with the process.
             config["activity_executor"] = ThreadPoolExecutor(
                 max_workers=slots, thread_name_prefix="patching"

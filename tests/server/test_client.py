@@ -9,16 +9,22 @@ from datetime import timedelta
 
 import pytest
 from temporalio.client import Client
-from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.worker import Worker
 
 from temporal_patching.client import Approvals, Rollout
-from temporal_patching.exceptions import NotAnswered, Refused, RolloutFailed, RolloutNotFound
+from temporal_patching.exceptions import (
+    InvalidRequest,
+    NotAnswered,
+    Refused,
+    RolloutExists,
+    RolloutFailed,
+    RolloutNotFound,
+)
 from temporal_patching.models import Outcome, RolloutProgress
 from temporal_patching.policy import ApprovalPolicy, RolloutPolicy
 from temporal_patching.testing import FailAt, SimulatedFleet
 from temporal_patching.worker import PatchingPlugin
-from tests.rollouts import ALICE, BOB, CAROL, ask, ending, site
+from tests.rollouts import ALICE, BOB, CAROL, ask, ending, eventually, site
 from tests.workflows import QuickFleet
 
 GATE = {"start": ApprovalPolicy(approvers=[ALICE, BOB], timeout=timedelta(hours=1))}
@@ -76,11 +82,11 @@ async def test_an_id_is_used_once(client: Client, unique: str) -> None:
     fleet = SimulatedFleet({unique: 1})
     async with site(client, fleet) as here:
         rollout = await here.start(ask(unique, approvals=GATE), id=unique)
-        with pytest.raises(WorkflowAlreadyStartedError):
+        with pytest.raises(RolloutExists, match="used once"):
             await here.start(ask(unique), id=unique)
         await rollout.reject(by=BOB)
         assert (await ending(rollout)).outcome is Outcome.REJECTED
-        with pytest.raises(WorkflowAlreadyStartedError):
+        with pytest.raises(RolloutExists, match="used once"):
             await here.start(ask(unique), id=unique)
         assert not fleet.started
 
@@ -130,3 +136,55 @@ async def test_without_a_worker_it_says_so(client: Client, unique: str, task_que
         report = await ending(rollout)
     assert report.outcome in (Outcome.ABORTED, Outcome.REJECTED)
     assert not fleet.started
+
+
+async def eventually_in(rollout: Rollout[QuickFleet], phase: str) -> None:
+    """Waits until the rollout is in that phase."""
+
+    async def there() -> bool:
+        return (await rollout.progress()).phase == phase
+
+    await eventually(there)
+
+
+async def test_the_attempts_of_a_step_are_told(client: Client, unique: str) -> None:
+    """A step that is being retried does not look like one that runs well."""
+    name = f"{unique}-1"
+    fleet = SimulatedFleet(
+        {unique: 1}, faults={name: FailAt("stop_services", times=1, message="no such unit")}
+    )
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(unique))
+        await fleet.reached("stop_services", name)
+        fleet.hold("stop_services", name)
+        await fleet.reached("stop_services", name, times=2)
+        progress = await rollout.host_progress(name)
+        assert (progress.step, progress.attempt) == ("stop_services", 2)
+        assert progress.last_failure == "no such unit"
+        assert progress.failure is None
+        fleet.release("stop_services", name)
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+        assert (await rollout.host_progress(name)).attempt is None
+        assert (await rollout.host_handle(name).result()).host == name
+        assert (await rollout.cluster_handle(unique).result()).cluster == unique
+
+
+async def test_a_host_of_a_former_rollout_is_not_asked(client: Client, unique: str) -> None:
+    """It has not started here: that is said at once, though the former one's worker is gone."""
+    fleet = SimulatedFleet({unique: 1})
+    async with site(client, fleet) as here:
+        former = await here.start(ask(unique))
+        assert (await ending(former)).outcome is Outcome.PATCHED
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(unique, approvals=GATE))
+        await eventually_in(rollout, "gate")
+        began = time.monotonic()
+        with pytest.raises(RolloutNotFound, match=f"has not started.*{former.id}"):
+            await rollout.host_progress(f"{unique}-1")
+        with pytest.raises(RolloutNotFound, match="has not started"):
+            await rollout.completed_steps(host=f"{unique}-1")
+        assert time.monotonic() - began < 5
+        with pytest.raises(InvalidRequest, match="either 'cluster' or 'host'"):
+            await rollout.completed_steps(host=f"{unique}-1", cluster=unique)
+        await rollout.cancel()
+        await ending(rollout)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
-import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -811,19 +808,3 @@ async def test_a_timeout_around_a_gather_is_a_timeout(
             outcomes.append(await handle.result())
             await replay(handle)
     assert outcomes == ["timed out", "child workflow error"]
-
-
-async def test_the_example_of_the_guide_runs(
-    dev: WorkflowEnvironment,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """The how-to's program prints what the how-to says."""
-    guide = (Path(__file__).parents[2] / "docs" / "how-to" / "gather.md").read_text()
-    _, program = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    (printed,) = re.findall(r"```text\n(.*?)```", guide, re.DOTALL)
-    (tmp_path / "gather_guide.py").write_text(program)
-    monkeypatch.syspath_prepend(tmp_path)
-    await importlib.import_module("gather_guide").main(dev.client.service_client.config.target_host)
-    assert capsys.readouterr().out == printed

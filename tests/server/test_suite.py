@@ -276,6 +276,7 @@ def test_fleet_test_is_missing(suite: Suite) -> None:
     assert "no fleet test" in run.stdout + run.stderr
 
 
+@pytest.mark.timeout(150)
 def test_interrupted_run(tmp_path: Path) -> None:
     """Ctrl-C in the middle of a test leaves no server behind."""
     body = """
@@ -283,20 +284,24 @@ def test_interrupted_run(tmp_path: Path) -> None:
             print("waiting", flush=True)
             await asyncio.sleep(50)
     """
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*_suite_command(tmp_path, body, "tests/test_it.py"), "-s"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "waiting" in line:
-            break
-    servers = [int(path.read_text()) for path in sorted((tmp_path / "temp").rglob("*.pid"))]
-    assert len(servers) == 2
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
+    ) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if "waiting" in line:
+                    break
+            pids = sorted((tmp_path / "temp").rglob("*.pid"))
+            servers = [int(path.read_text()) for path in pids]
+            assert len(servers) == 2
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=90)
+        finally:
+            process.kill()
     assert process.returncode == pytest.ExitCode.INTERRUPTED, output
     for pid in servers:
         with pytest.raises(ProcessLookupError):

@@ -176,6 +176,22 @@ def test_a_retry_policy_that_the_sdk_refuses_is_refused_here(
     assert said.startswith(f"'retry_policy.{field}' must be ")
 
 
+def test_a_step_is_not_tried_for_ever() -> None:
+    """The SDK's own default has no limit: a broken step would never fail, and its closers never run."""
+    (said,) = problems(lambda: Step("x", retry_policy=RetryPolicy()))
+    assert "it would be tried for ever" in said
+    limit = timedelta(hours=1)
+    assert Step("x", retry_policy=RetryPolicy(), schedule_to_close_timeout=limit).name == "x"
+
+
+def test_a_step_is_replaced_by_its_own_name() -> None:
+    """A step alone takes the place of the one of its name; nothing of the old one is kept."""
+    new = Step("reboot", start_to_close_timeout=timedelta(hours=1))
+    assert DEFAULT_STEPS.replace(new) == DEFAULT_STEPS.replace("reboot", new)
+    (said,) = problems(lambda: DEFAULT_STEPS.replace(Step("rebot")))
+    assert said.endswith("did you mean 'reboot'?")
+
+
 @given(retry_policies())
 def test_a_retry_policy_that_is_accepted_is_one_for_the_sdk(policy: RetryPolicy) -> None:
     """Whatever passes here can be scheduled."""

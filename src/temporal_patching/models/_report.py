@@ -22,7 +22,8 @@ REASON_LIMIT = 500
 
 
 def as_reason(text: str) -> str:
-    """A reason that cannot blow up a report: long ones keep their beginning and their end."""
+    """A reason in one line that cannot blow up a report: long ones keep their beginning and their end."""
+    text = " ".join(text.split())
     if len(text) <= REASON_LIMIT:
         return text
     return text[: REASON_LIMIT // 2] + " … " + text[-REASON_LIMIT // 2 :]
@@ -319,7 +320,10 @@ class HostProgress(WireType):
         completed: The steps that are done.
         open: What was taken away and not given back yet.
         cancelled: Why it is being cancelled, or None.
-        failure: What failed, or None.
+        failure: What failed for good, or None.
+        attempt: Which attempt of the step is under way or waits for its turn. Only ``Rollout.host_progress``
+            knows it; a workflow is not told.
+        last_failure: Why the attempt before it failed, likewise.
         halted: Whether it stands still, because the rollout is paused after each step.
         state: What became of it, once it has ended.
     """
@@ -334,6 +338,8 @@ class HostProgress(WireType):
     open: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     cancelled: str | None = attrs.field(default=None, converter=as_reason_or_none)
     failure: str | None = attrs.field(default=None, converter=as_reason_or_none)
+    attempt: int | None = None
+    last_failure: str | None = attrs.field(default=None, converter=as_reason_or_none)
     halted: bool = False
     state: HostState | None = None
 
@@ -367,7 +373,7 @@ class ClusterProgress(WireType):
     in_flight: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     waits_for: str = ""
     failures: tuple[HostReport, ...] = ()
-    stopped: str | None = None
+    stopped: str | None = attrs.field(default=None, converter=as_reason_or_none)
     left_out_of_service: int = 0
 
 
@@ -405,7 +411,7 @@ class RolloutProgress(WireType):
     clusters: tuple[ClusterProgress, ...] = ()
     gates: tuple[GateReport, ...] = ()
     outcome: Outcome | None = None
-    reason: str = ""
+    reason: str = attrs.field(default="", converter=as_reason)
     notices_failed: int = 0
     digest: str = ""
     health: HealthChecked = "checked"

@@ -45,10 +45,12 @@ class Host(WireType):
     Args:
         name: Its name, unique over all clusters (case does not matter).
         labels: What you know of it (zone, model, …), handed to its steps.
+        down: Whether it is down already, so that nobody misses it. Default False.
     """
 
     name: str = attrs.field(metadata=must(node_name))
     labels: Mapping[str, str] = attrs.field(factory=dict[str, str], metadata=must(values(string)))
+    down: bool = attrs.field(default=False, metadata=must(flag))
 
 
 def as_hosts(entries: Iterable[str | Host]) -> tuple[Host, ...]:

@@ -1,12 +1,12 @@
 """The rules: frozen data that users write, and the pure functions that apply them.
 
-Nothing here knows a clock, a server or a workflow. The machines of the three levels, in ``_host.py``,
-``_cluster.py`` and ``_rollout.py``, are the library's own.
+Nothing here knows a clock, a server or a workflow.
 """
 
 from ._amount import Amount
 from ._approval import ApprovalOutcome, ApprovalPolicy, OnTimeout
 from ._cluster import PauseAfter
+from ._order import HostOrder, OrderBy
 from ._rollout_policy import (
     FailureBudget,
     InFlight,
@@ -19,18 +19,32 @@ from ._rollout_policy import (
 )
 from ._states import HostState, Outcome
 from ._steps import DEFAULT_STEPS, Step, StepKind, Steps
+from ._window import (
+    Calendar,
+    DatedPeriod,
+    MaintenanceWindows,
+    OnWindowClose,
+    Weekday,
+    WeeklyPeriod,
+)
 
 __all__ = [
     "DEFAULT_STEPS",
     "Amount",
     "ApprovalOutcome",
     "ApprovalPolicy",
+    "Calendar",
+    "DatedPeriod",
     "FailureBudget",
+    "HostOrder",
     "HostState",
     "InFlight",
+    "MaintenanceWindows",
     "NoticeKind",
     "OnBusyHost",
     "OnTimeout",
+    "OnWindowClose",
+    "OrderBy",
     "Outcome",
     "PauseAfter",
     "RebootWhen",
@@ -40,4 +54,6 @@ __all__ = [
     "StepKind",
     "Steps",
     "StopScope",
+    "Weekday",
+    "WeeklyPeriod",
 ]

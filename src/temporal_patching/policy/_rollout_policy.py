@@ -9,6 +9,7 @@ from typing import Literal, cast, final, get_args
 import attrs
 
 from ._amount import Amount, amount, as_amounts, percentage, rounded_down, rounded_up
+from ._order import HostOrder
 from ._rules import (
     Checked,
     as_tuple,
@@ -23,6 +24,7 @@ from ._rules import (
     positive,
     text,
 )
+from ._window import MaintenanceWindows
 
 InFlight = Literal["cancel", "finish"]
 """What becomes of the hosts in flight when a cluster stops."""
@@ -158,6 +160,9 @@ class RolloutPolicy(Checked):
         rings: Clusters in groups that come one after the other; inside a ring they run beside each other.
             Each cluster of the request in exactly one. Default: all are one ring.
         soak: Healthy waiting between waves. Default: none.
+        order: In which order the hosts of a cluster start, and how many of one failure domain may be out
+            of service together. Default: as listed.
+        windows: When hosts may start. Default: at any time.
         failure_budget: For each cluster. Default: the first failure stops.
         total_failure_budget: Over all clusters. Default: no limit of its own.
         in_flight: When a cluster stops, its hosts in flight are cancelled (``"cancel"``, the default:
@@ -200,6 +205,10 @@ class RolloutPolicy(Checked):
         default=(), converter=as_rings, metadata=must(each(each(text, least=1)))
     )
     soak: Soak | None = attrs.field(default=None, metadata=must(optional(instance_of(Soak))))
+    order: HostOrder = attrs.field(factory=HostOrder, metadata=must(instance_of(HostOrder)))
+    windows: MaintenanceWindows | None = attrs.field(
+        default=None, metadata=must(optional(instance_of(MaintenanceWindows)))
+    )
     failure_budget: FailureBudget = attrs.field(
         factory=FailureBudget, metadata=must(instance_of(FailureBudget))
     )
@@ -307,9 +316,20 @@ class ClusterPlan:
 
 
 def cluster_plan(
-    policy: RolloutPolicy, hosts: int, *, gates: frozenset[int] = frozenset()
+    policy: RolloutPolicy,
+    hosts: int,
+    *,
+    gates: frozenset[int] = frozenset(),
+    domains: tuple[str, ...] = (),
 ) -> ClusterPlan:
-    """What the policy means for a cluster of that many hosts. ``gates``: waves that people guard."""
+    """What the policy means for a cluster of that many hosts.
+
+    Args:
+        policy: The policy.
+        hosts: How many hosts the frozen list has.
+        gates: Waves before which people are asked.
+        domains: The failure domain of each host, in the list's order.
+    """
     max_parallel = min(max(rounded_down(policy.max_parallel, hosts), 1), MAX_PARALLEL)
     pilots = min(rounded_up(policy.pilot_hosts, hosts), hosts)
     out = policy.max_out_of_service
@@ -324,6 +344,8 @@ def cluster_plan(
         in_flight=policy.in_flight,
         soaks=policy.soak is not None,
         gates=gates,
+        domains=domains,
+        max_per_domain=policy.order.max_per_domain,
     )
 
 

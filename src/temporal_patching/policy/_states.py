@@ -29,6 +29,8 @@ class HostState(str, Enum):
     GONE = "GONE"
     """It was in the plan, but is not there any more."""
 
+    __str__ = str.__str__  # else a Python prints one thing and formats another, and each its own
+
 
 FAILURES = frozenset({HostState.FAILED, HostState.UNREACHABLE})
 """What counts in a failure budget."""
@@ -56,3 +58,5 @@ class Outcome(str, Enum):
     """Nobody decided in time. Nothing was touched."""
     ABORTED = "ABORTED"
     """Somebody cancelled it."""
+
+    __str__ = str.__str__

@@ -101,7 +101,8 @@ class Step(Checked):
             included. Default: no limit; a closer that runs after a failure has one hour.
         heartbeat_timeout: How soon the death of a worker is noticed. Default 30 seconds. The plugin
             beats by itself while the step runs. None turns both off.
-        retry_policy: Default: 5 attempts, from 1 second to 1 minute apart.
+        retry_policy: Default: 5 attempts, from 1 second to 1 minute apart. One without
+            ``maximum_attempts`` would try for ever: it needs a ``schedule_to_close_timeout``.
 
     Example:
         >>> Step("rebuild_initramfs", start_to_close_timeout=timedelta(minutes=5)).kind
@@ -146,6 +147,11 @@ class Step(Checked):
             yield f"'closed_by' goes with kind='takes' (got kind={self.kind!r})"
         if self.returns_to_service and self.kind != "closes":
             yield f"'returns_to_service' goes with kind='closes' (got kind={self.kind!r})"
+        if self.retry_policy.maximum_attempts == 0 and self.schedule_to_close_timeout is None:
+            yield (
+                f"'retry_policy' of {self.name!r} must have 'maximum_attempts', or the step a "
+                "'schedule_to_close_timeout': it would be tried for ever"
+            )
         if self.local and self.kind in ("update", "reboot"):
             yield f"'local' must be False for {self.name!r}: a local activity has no heartbeat"
 
@@ -218,10 +224,26 @@ class Steps(Sequence[Step]):
             self._at(name)
         return Steps(step for step in self._steps if step.name not in names)
 
-    def replace(self, name: str, step: Step) -> Steps:
-        """The same procedure with ``step`` in the place of the step ``name``."""
-        at = self._at(name)
-        return Steps((*self._steps[:at], step, *self._steps[at + 1 :]))
+    @overload
+    def replace(self, name: Step) -> Steps: ...
+    @overload
+    def replace(self, name: str, step: Step) -> Steps: ...
+    def replace(self, name: str | Step, step: Step | None = None) -> Steps:
+        """The same procedure with another step in the place of one.
+
+        Args:
+            name: Which one; or only the new step, in the place of the one of its name.
+            step: The new one. Nothing of the old one is kept.
+
+        Example:
+            >>> DEFAULT_STEPS.replace(Step("reboot", start_to_close_timeout=timedelta(hours=1))).names[9]
+            'reboot'
+        """
+        new = name if isinstance(name, Step) else step
+        if new is None:
+            raise InvalidRequest([f"'step' must be given: what comes in the place of {name!r}?"])
+        at = self._at(name.name if isinstance(name, Step) else name)
+        return Steps((*self._steps[:at], new, *self._steps[at + 1 :]))
 
     def _at(self, name: str) -> int:
         try:

@@ -110,6 +110,8 @@ class Fault:
 class FailAt(Fault):
     """The step raises before it has an effect.
 
+    It is retried, and the SDK logs each attempt with a traceback; ``RefuseAt`` fails it quietly.
+
     Args:
         step: Which step; ``"list_hosts"`` for a cluster, ``"notify"`` for the notifier.
         times: How many attempts fail. Default: all.
@@ -359,6 +361,8 @@ class SimulatedFleet(PatchActivities):
 
     def implementing(self, *steps: str, notify: bool = False) -> PatchActivities:
         """Activities on these hosts that have only these steps, your own among them.
+
+        For a subclass with steps of its own: ``fleet.implementing(*PatchWebHost.steps.names)``.
 
         Args:
             steps: Names of the methods, ``list_hosts`` aside, which is always there.

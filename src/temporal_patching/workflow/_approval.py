@@ -97,6 +97,8 @@ class ApprovalMixin:
                     "release",
                     ApprovalPolicy(approvers=["alice@example.com"], timeout=timedelta(hours=4)),
                 )
+
+    Without ``approval_policies`` an early vote, also a stranger's, is accepted as kept, and judged later.
     """
 
     __gates: _Gates
@@ -124,12 +126,13 @@ class ApprovalMixin:
     # What a workflow calls
 
     @final
-    async def approval(self, gate: str, policy: ApprovalPolicy) -> GateReport:
+    async def approval(self, gate: str, policy: ApprovalPolicy | None = None) -> GateReport:
         """Opens the gate and waits until it is decided.
 
         Args:
             gate: Its name, at most 200 characters; each gate opens once.
-            policy: Who may vote, how many must agree, how long they have.
+            policy: Who may vote, how many must agree, how long they have. Default: what
+                ``approval_policies()`` says of this gate.
 
         Returns:
             The decision. ``approved`` is false only if it expired under ``on_timeout="complete"``: end
@@ -138,10 +141,15 @@ class ApprovalMixin:
         Raises:
             ApprovalRejected: An approver rejected. Its details have the ``GateReport``.
             ApprovalExpired: It expired under ``on_timeout="fail"``.
-            InvalidRequest: No vote can name the gate, or it was opened before, or so many cannot agree
-                without the requester.
+            InvalidRequest: No vote can name the gate, or it was opened before, or it has no policy, or so many
+                cannot agree without the requester.
             asyncio.CancelledError: The caller was cancelled. The gate is closed then: later votes are refused.
         """
+        policy = policy or self.approval_policies().get(gate)
+        if policy is None:
+            raise InvalidRequest(
+                [f"gate {gate!r} needs a policy: approval_policies() has none for it"]
+            )
         self.__open(gate, policy)
         try:
             if self.__gates.ballots[gate].outcome is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -47,6 +47,7 @@ from ..models._report import MAX_LISTED, listed
 from ..policy import HostState, Outcome
 from ..policy import _cluster as machine
 from ..policy._gates import gated_waves
+from ..policy._order import domain_of, ordered
 from ..policy._rollout_policy import ClusterPlan, cluster_plan
 from ..policy._rules import canonical
 from ..policy._states import FAILURES, SUCCESSES
@@ -131,19 +132,26 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             for host in hosts
             if canonical(host.name) not in left_out and (not only or canonical(host.name) in only)
         ]
-        ordered = tuple(order(tuple(wanted)))
-        if sorted(map(id, ordered)) != sorted(map(id, wanted)):
+        in_order = tuple(order(self._in_order(wanted)))
+        if sorted(map(id, in_order)) != sorted(map(id, wanted)):
             problems.append("order_hosts() must return the hosts it was given, each once")
         if problems:
             raise InvalidRequest(problems[:20])
-        self._hosts, self._frozen = ordered, True
-        self._index = {canonical(host.name): index for index, host in enumerate(ordered)}
-        self._digest = digest(host.name for host in ordered)
+        self._hosts, self._frozen = in_order, True
+        self._index = {canonical(host.name): index for index, host in enumerate(in_order)}
+        self._digest = digest(host.name for host in in_order)
         self._state = machine.cluster_state(self._plan())
-        self._done(f"{len(ordered)} hosts listed")
+        self._done(f"{len(in_order)} hosts listed")
+
+    def _in_order(self, hosts: Sequence[Host]) -> tuple[Host, ...]:
+        order = self._policy.order
+        told = [(host.name, domain_of(order, host.labels), host.down) for host in hosts]
+        return tuple(hosts[at] for at in ordered(order, told, rollout_id=self._request.rollout))
 
     def _plan(self) -> ClusterPlan:
-        return cluster_plan(self._policy, len(self._hosts), gates=self._gates)
+        order = self._policy.order
+        domains = tuple(domain_of(order, host.labels) for host in self._hosts)
+        return cluster_plan(self._policy, len(self._hosts), gates=self._gates, domains=domains)
 
     async def _list(self) -> list[Host]:
         hosts: list[Host] = []
@@ -538,7 +546,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             try:
                 await rollout.signal("cluster_update", self._update())
             except FailureError as error:
-                workflow.logger.warning("The rollout was not told: %s", error)
+                workflow.logger.info("The rollout was not told, it has ended: %s", error)
             if self._state.ended:
                 return
 

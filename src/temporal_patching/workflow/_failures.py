@@ -128,8 +128,9 @@ def root_text(error: BaseException) -> str:
     link = links[0] if links else error
     if isinstance(link, TimeoutError):
         kind = link.type.name.lower() if link.type is not None else "unknown"
-        last = f", last: {root_text(link.__cause__)}" if link.__cause__ is not None else ""
-        return f"timed out ({kind}){last}"
+        text = f"timed out ({kind})"
+        last = root_text(link.__cause__) if link.__cause__ is not None else text
+        return text if last == text else f"{text}, last: {last}"
     if isinstance(link, ApplicationError):
         known = link.type in (
             None,

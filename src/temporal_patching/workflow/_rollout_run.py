@@ -527,7 +527,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             "expired": "approval_expired",
         }
         hosts = sum(view.hosts for view in self._state.clusters)
-        what = f"{self._id}: {hosts} hosts in {', '.join(self._request.clusters)}"
+        some = f"{hosts} host{'' if hosts == 1 else 's'}"
+        what = f"{self._id}: {some} in {', '.join(self._request.clusters)}"
         if event == "expired":
             text = f"{what}: gate {gate.gate!r} has expired"
         else:

@@ -1,0 +1,1 @@
+"""Cancellation against termination: what each of them leaves behind on the hosts."""

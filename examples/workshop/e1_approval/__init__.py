@@ -1,0 +1,1 @@
+"""Exercise 1: approval by signal and by update, with a timeout."""

@@ -1,0 +1,1 @@
+"""Exercise 3: an update that is too slow, and one whose worker is killed."""

@@ -1,0 +1,1 @@
+"""Exercise 6: one host fails; what becomes of those beside it."""

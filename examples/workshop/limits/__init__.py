@@ -1,0 +1,1 @@
+"""Execution limits: what happens at them, and that a rollout stays below."""

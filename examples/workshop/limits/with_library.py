@@ -1,0 +1,50 @@
+"""A rollout over many hosts, one of which prints three megabytes; and a cluster that is too large."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from temporal_patching.client import Rollout
+from temporal_patching.exceptions import RolloutFailed
+from temporal_patching.models import PatchRequest, RolloutReport, StepResult
+from temporal_patching.policy import RolloutPolicy
+from temporal_patching.testing import Fault, SimulatedFleet
+from temporal_patching.worker import PatchingPlugin
+from temporal_patching.workflow import SystemPatchWorkflow
+
+__all__ = ["Chatty", "patch"]
+
+STEPS = ("perform_update", "check_service_health")
+
+
+@attrs.frozen
+class Chatty(Fault):
+    """The step prints that many megabytes."""
+
+    megabytes: int = attrs.field(default=3, kw_only=True)
+
+    def after(self, result: StepResult) -> StepResult:
+        return attrs.evolve(result, output="x" * self.megabytes * 1024 * 1024)
+
+
+async def patch(
+    client: Client, clusters: Mapping[str, int], *, chatty: str | None, id: str
+) -> RolloutReport:
+    """Patches clusters of simulated hosts, fifty of each at once."""
+    fleet = SimulatedFleet(clusters, faults={chatty: Chatty("perform_update")} if chatty else {})
+    request = PatchRequest(
+        clusters=list(clusters),
+        requester="carol@example.com",
+        policy=RolloutPolicy(max_parallel=50),
+    )
+    plugin = PatchingPlugin(fleet.implementing(*STEPS))
+    async with Worker(client, task_queue=id, plugins=[plugin]):
+        rollout = await Rollout.start(client, SystemPatchWorkflow, request, id=id, task_queue=id)
+        try:
+            return await rollout.result()
+        except RolloutFailed as failed:
+            return failed.report

@@ -1,0 +1,1 @@
+"""Local activities: fewer events and less time for short steps, and what they cannot do."""

@@ -1,0 +1,1 @@
+"""Versioning: the procedure gets a step more while a rollout runs."""
