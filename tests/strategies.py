@@ -12,11 +12,35 @@ import attrs
 from hypothesis import strategies as st
 from temporalio.common import RetryPolicy
 
-from temporal_patching.models import Host, HostList, PatchRequest, StepResult, Vote
-from temporal_patching.policy import ApprovalPolicy, FailureBudget, RolloutPolicy, Step
+from temporal_patching.models import (
+    Abort,
+    FleetHealth,
+    Host,
+    HostList,
+    PatchRequest,
+    Pause,
+    Resume,
+    SetLimits,
+    Skip,
+    StepResult,
+    Vote,
+)
+from temporal_patching.policy import (
+    ApprovalPolicy,
+    Calendar,
+    DatedPeriod,
+    FailureBudget,
+    HostOrder,
+    MaintenanceWindows,
+    RolloutPolicy,
+    Soak,
+    Step,
+    WeeklyPeriod,
+)
 from temporal_patching.policy._approval import MAX_REMINDERS
-from temporal_patching.policy._rollout_policy import NOTICE_KINDS
+from temporal_patching.policy._rollout_policy import MAX_CHECKS, NOTICE_KINDS
 from temporal_patching.policy._rules import LONGEST, canonical
+from temporal_patching.policy._window import WEEKDAYS
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,20}"
 
@@ -73,8 +97,84 @@ def failure_budgets(strict: bool | None = None) -> st.SearchStrategy[FailureBudg
     )
 
 
-def rollout_policies() -> st.SearchStrategy[RolloutPolicy]:
-    """Rollout policies."""
+@st.composite
+def soaks(draw: st.DrawFn) -> Soak:
+    """Soaks, with and without checks."""
+    check_every = draw(st.none() | durations)
+    longest = LONGEST if check_every is None else min(LONGEST, MAX_CHECKS * check_every)
+    least = timedelta(microseconds=1)
+    return Soak(
+        duration=draw(st.timedeltas(min_value=least, max_value=longest)), check_every=check_every
+    )
+
+
+@st.composite
+def host_orders(draw: st.DrawFn) -> HostOrder:
+    """Orders of hosts."""
+    by: Any = draw(st.sampled_from(["listed", "shuffled", "spread"]))
+    most = draw(st.none() | st.integers(1, 5))
+    return HostOrder(
+        by=by,
+        seed=draw(st.none() | words) if by != "listed" else None,
+        domain_label=draw(words) if by == "spread" or most is not None else None,
+        max_per_domain=most,
+        down_first=draw(st.booleans()),
+    )
+
+
+weeks = st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=7))
+
+weekly_periods = st.builds(
+    WeeklyPeriod,
+    days=st.lists(st.sampled_from(WEEKDAYS), min_size=1, max_size=7, unique=True),
+    start=st.times().map(lambda time: f"{time:%H:%M}"),
+    duration=weeks.filter(bool),
+)
+
+dated_periods = st.builds(
+    DatedPeriod,
+    start=st.datetimes(datetime(2000, 1, 1), datetime(2999, 12, 31)).map(
+        lambda moment: moment.isoformat(timespec="minutes")
+    ),
+    duration=durations,
+)
+
+calendars = st.builds(
+    Calendar,
+    time_zone=st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"]),
+    name=texts,
+    weekly=st.lists(weekly_periods, min_size=1, max_size=2),
+    dated=st.lists(dated_periods, max_size=2),
+    freezes=st.lists(dated_periods, max_size=2),
+)
+
+maintenance_windows = st.builds(
+    MaintenanceWindows,
+    calendars=st.lists(calendars, min_size=1, max_size=2),
+    cutoff=weeks,
+    host_duration=weeks,
+    on_window_close=st.sampled_from(["stop", "wait"]),
+)
+
+
+def rings_of(clusters: list[str]) -> st.SearchStrategy[list[list[str]]]:
+    """No rings, or each of these clusters in exactly one."""
+    cut = st.lists(st.booleans(), min_size=len(clusters), max_size=len(clusters))
+    return st.just([]) | st.tuples(st.permutations(clusters), cut).map(lambda each: _cut(*each))
+
+
+def _cut(clusters: list[str], where: list[bool]) -> list[list[str]]:
+    rings: list[list[str]] = []
+    for cluster, begins in zip(clusters, where, strict=True):
+        if begins or not rings:
+            rings.append([])
+        rings[-1].append(cluster)
+    return rings
+
+
+def rollout_policies(clusters: list[str] | None = None) -> st.SearchStrategy[RolloutPolicy]:
+    """Rollout policies; with ``clusters`` their rings are of these."""
+    rings = names(1).flatmap(rings_of) if clusters is None else rings_of(clusters)
     return st.builds(
         RolloutPolicy,
         pilot_hosts=amounts(most=6),
@@ -84,6 +184,10 @@ def rollout_policies() -> st.SearchStrategy[RolloutPolicy]:
         max_out_of_service=st.none() | amounts(1, 20),
         max_parallel_total=st.none() | amounts(1, 20),
         max_parallel_clusters=st.none() | st.integers(1, 4),
+        rings=rings,
+        soak=st.none() | soaks(),
+        order=host_orders(),
+        windows=st.none() | maintenance_windows,
         failure_budget=failure_budgets(),
         total_failure_budget=st.none() | failure_budgets(strict=False),
         in_flight=st.sampled_from(["cancel", "finish"]),
@@ -119,11 +223,12 @@ def approval_policies(draw: st.DrawFn, others_than: str = "") -> ApprovalPolicy:
 def requests(draw: st.DrawFn) -> PatchRequest:
     """Requests."""
     requester = draw(words)
+    clusters = draw(names(1))
     hosts = draw(names(most=4))
     middle = draw(st.integers(0, len(hosts)))
     scripts = st.lists(words, max_size=2)
     return PatchRequest(
-        clusters=draw(names(1)),
+        clusters=clusters,
         requester=requester,
         update_command=draw(texts),
         services=draw(people(0, 2)),
@@ -136,7 +241,7 @@ def requests(draw: st.DrawFn) -> PatchRequest:
             )
         ),
         params=draw(st.dictionaries(words, json_values, max_size=2)),
-        policy=draw(rollout_policies()),
+        policy=draw(rollout_policies(clusters)),
         approvals=draw(
             st.just({}) | st.fixed_dictionaries({"start": approval_policies(others_than=requester)})
         ),
@@ -182,6 +287,30 @@ def steps(draw: st.DrawFn) -> Step:
     )
 
 
+who_and_why: dict[str, st.SearchStrategy[str]] = {
+    "by": words,
+    "reason": texts,
+    "operation": texts,
+}
+"""What every verb carries."""
+
+node_names = st.from_regex(NAME, fullmatch=True)
+
+skips = st.builds(Skip, host=node_names, cluster=st.none() | node_names, **who_and_why) | st.builds(
+    Skip, wave=st.integers(1), cluster=st.none() | node_names, **who_and_why
+)
+
+set_limits = st.builds(
+    SetLimits,
+    max_parallel=amounts(1),
+    max_parallel_total=st.none() | amounts(1),
+    max_parallel_clusters=st.none() | st.integers(1),
+    max_out_of_service=st.none() | amounts(1),
+    failure_budget=st.none() | failure_budgets(),
+    total_failure_budget=st.none() | failure_budgets(strict=False),
+    **who_and_why,
+)
+
 votes = st.builds(Vote, by=words, gate=words, reason=texts)
 
 hosts = st.builds(
@@ -219,6 +348,27 @@ WRITTEN: dict[Any, st.SearchStrategy[Any]] = {
     PatchRequest: requests(),
     RetryPolicy: retry_policies(),
     Step: steps(),
+    HostOrder: host_orders(),
+    Soak: soaks(),
+    WeeklyPeriod: weekly_periods,
+    DatedPeriod: dated_periods,
+    Calendar: calendars,
+    MaintenanceWindows: maintenance_windows,
+    Abort: st.builds(Abort, now=st.booleans(), **who_and_why),
+    Pause: st.builds(
+        Pause,
+        after=st.sampled_from(["host", "step"]),
+        cluster=st.none() | node_names,
+        **who_and_why,
+    ),
+    Resume: st.builds(Resume, cluster=st.none() | node_names, **who_and_why),
+    SetLimits: set_limits,
+    Skip: skips,
+    FleetHealth: st.builds(
+        FleetHealth,
+        verdict=st.sampled_from(["healthy", "failed", "inconclusive"]),
+        message=words,
+    ),
     Vote: votes,
     Host: hosts,
     HostList: st.builds(HostList, hosts=st.lists(hosts, max_size=3), next_page=st.none() | words),

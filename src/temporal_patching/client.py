@@ -40,6 +40,7 @@ from .models import (
     ClusterProgress,
     ClusterReport,
     CompletedSteps,
+    Explanation,
     GateReport,
     HostProgress,
     HostResult,
@@ -349,6 +350,15 @@ class Rollout(Generic[WorkflowT]):
             by=by, reason=reason, operation=_operation(), host=host, wave=wave, cluster=cluster
         )
         return await self._steer("skip", order)
+
+    async def explain(self) -> Explanation:
+        """Why it waits, why it stopped, and what would stop it next, each with its evidence.
+
+        Raises:
+            NotAnswered: No worker answered within 10 seconds.
+            RolloutNotFound: There is no such rollout.
+        """
+        return await _query(self.handle, "explain", Explanation)
 
     async def audit(self) -> AuditReport:
         """Who decided what, in order. Raises as ``progress``."""

@@ -31,10 +31,17 @@ from .models import (
     Notice,
     StepResult,
 )
-from .models._orders import BusyHost, ProcedureQuery, ResolvedProcedure
+from .models._orders import (
+    BusyHost,
+    ProcedureQuery,
+    ResolvedProcedure,
+    WindowAnswer,
+    WindowQuery,
+)
 from .models._wire import from_json
 from .policy._rules import did_you_mean
 from .policy._steps import KINDS, resolve
+from .policy._window import starts_allowed
 from .workflow import ClusterPatchWorkflow, HostPatchWorkflow, SystemPatchWorkflow
 from .workflow._failures import text_of
 
@@ -176,7 +183,7 @@ def _activities(activities: PatchActivities, classes: Sequence[type]) -> list[_A
         _activity(getattr(activities, name), name, HostTask, StepResult)
         for name in sorted((methods - _NOT_STEPS) & steps)
     )
-    return [*made, _resolver(kind, classes), _wait_for_host]
+    return [*made, _resolver(kind, classes), _look_at_windows, _wait_for_host]
 
 
 def _patiently(notify: Callable[[Notice], Any]) -> Callable[[Notice], Awaitable[Any]]:
@@ -312,6 +319,13 @@ def _resolver(kind: type[PatchActivities], classes: Sequence[type]) -> _Activity
 def _workflow_type(workflow: type) -> str:
     definition = getattr(workflow, "__temporal_workflow_definition", None)
     return getattr(definition, "name", None) or workflow.__name__
+
+
+@activity.defn(name="look_at_windows")
+async def _look_at_windows(query: WindowQuery) -> WindowAnswer:
+    """Whether hosts may start at a moment, so that the answer is in history."""
+    opening = starts_allowed(query.windows, query.at)
+    return WindowAnswer(open=opening.open, until=opening.until, reason=opening.reason)
 
 
 @activity.defn(name="wait_for_host")

@@ -10,11 +10,30 @@ from typing import Any
 import attrs
 import pytest
 from temporalio.client import Client, WorkflowUpdateStage
+from temporalio.testing import WorkflowEnvironment
 
 from temporal_patching.client import Rollout
-from temporal_patching.exceptions import Refused, RolloutNotFound
-from temporal_patching.models import HostState, Outcome, PatchRequest, Pause, Skip, Steered
-from temporal_patching.policy import ApprovalPolicy, FailureBudget, RolloutPolicy
+from temporal_patching.exceptions import InvalidRequest, Refused, RolloutNotFound
+from temporal_patching.models import (
+    FleetHealth,
+    HostState,
+    Outcome,
+    PatchRequest,
+    Pause,
+    Skip,
+    Steered,
+)
+from temporal_patching.policy import (
+    ApprovalPolicy,
+    Calendar,
+    DatedPeriod,
+    FailureBudget,
+    HostOrder,
+    MaintenanceWindows,
+    OnWindowClose,
+    RolloutPolicy,
+    Soak,
+)
 from temporal_patching.testing import FailAt, SimulatedFleet
 from tests.rollouts import ALICE, BOB, ask, ending, eventually, reported, site
 
@@ -67,7 +86,7 @@ async def test_pause_lets_the_hosts_in_flight_finish(client: Client, eu: str) ->
         with pytest.raises(Refused, match="paused already"):
             await rollout.pause(by=BOB)
         assert (await rollout.resume(by=BOB, reason="fine")).phase == "running"
-        with pytest.raises(Refused, match="cannot resume|nothing is paused"):
+        with pytest.raises(Refused, match=r"cannot resume|nothing is paused"):
             await rollout.resume(by=BOB)
         report = await ending(rollout)
         assert report.outcome is Outcome.PATCHED
@@ -350,8 +369,6 @@ async def test_rings_come_one_after_the_other(client: Client, eu: str) -> None:
 
 def test_gates_that_cannot_be_are_refused() -> None:
     """A request names only gates that its rollout has."""
-    from temporal_patching.exceptions import InvalidRequest
-
     for gate in ("wave-1", "ring-1", "ring-2", "promote/nowhere", "start/eu-1", "sart", "wave-0"):
         with pytest.raises(InvalidRequest, match="must name gates"):
             PatchRequest(clusters=["eu-1"], requester=BOB, approvals={gate: PROMOTE})
@@ -369,3 +386,116 @@ def test_gates_that_cannot_be_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="either 'host' or 'wave'"):
         Skip(by=ALICE)
     assert attrs.fields(Skip).host is not None
+
+
+# Soak, order, windows, and why
+
+
+async def test_soak_waits_and_looks(client: Client, eu: str) -> None:
+    """After the pilots it soaks; no host starts before, and a failed look stops the cluster."""
+    healthy = FleetHealth(verdict="healthy")
+    failed = FleetHealth(verdict="failed", message="error rate 12%")
+    fleet = SimulatedFleet({eu: 3}, health=[healthy, failed])
+    soak = Soak(duration=timedelta(seconds=4), check_every=timedelta(seconds=1))
+    async with site(client, fleet) as here:
+        report = await here.report(ask(eu, policy=RolloutPolicy(soak=soak)))
+    assert report.outcome is Outcome.STOPPED
+    assert "fleet health after the pilots: error rate 12%" in report.reason
+    assert report.counts[HostState.PATCHED] == 1
+    assert report.counts[HostState.NOT_STARTED] == 2
+
+
+async def test_no_data_pauses_for_a_person(client: Client, eu: str) -> None:
+    """An inconclusive look pauses the rollout; after a resume it looks again."""
+    unknown = FleetHealth(verdict="inconclusive", message="no data from the metrics")
+    fleet = SimulatedFleet({eu: 2}, health=[unknown, FleetHealth(verdict="healthy")])
+    soak = Soak(duration=timedelta(seconds=0.5), check_every=timedelta(seconds=0.5))
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=RolloutPolicy(soak=soak)))
+        await in_phase(rollout, "paused")
+        why = await rollout.explain()
+        assert "no data from the metrics" in why.waits[0].why
+        assert len(fleet.started) == 1
+        assert [notice.kind for notice in fleet.notices].count("paused") == 1
+        await rollout.resume(by=ALICE, reason="the dashboard is broken, the shop is not")
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+
+
+async def test_a_check_that_cannot_run_is_refused(client: Client, eu: str) -> None:
+    """Soaking with checks needs the activity: said before anything is touched."""
+    fleet = SimulatedFleet({eu: 1})
+    soak = Soak(duration=timedelta(minutes=1), check_every=timedelta(seconds=30))
+    async with site(client, fleet.implementing("perform_update")) as here:
+        rollout = await here.start(ask(eu, policy=RolloutPolicy(soak=soak)))
+        with pytest.raises(InvalidRequest, match="needs 'check_fleet_health'"):
+            await rollout.result()
+
+
+async def test_hosts_of_one_domain_are_not_out_together(client: Client, eu: str) -> None:
+    """Whatever the width: of each rack one host at a time; and who is down already goes first."""
+    racks = {f"{eu}-{n}": {"rack": f"r{n % 2}"} for n in range(1, 7)}
+    fleet = SimulatedFleet({eu: 6}, labels=racks, down=[f"{eu}-6"])
+    order = HostOrder(by="spread", domain_label="rack", max_per_domain=1, down_first=True)
+    policy = RolloutPolicy(pilot_hosts=0, max_parallel="100%", order=order)
+    async with site(client, fleet) as here:
+        report = await here.report(ask(eu, policy=policy))
+    assert report.outcome is Outcome.PATCHED
+    assert fleet.started[0] == f"{eu}-6"
+    assert fleet.most_in_flight() == 2
+    both = zip(fleet.started[1::2], fleet.started[2::2], strict=False)
+    assert all(racks[one]["rack"] != racks[other]["rack"] for one, other in both)
+
+
+@pytest.mark.parametrize("on_close", ["stop", "wait"])
+async def test_windows_open_and_close(
+    env: WorkflowEnvironment, eu: str, on_close: OnWindowClose
+) -> None:
+    """Hosts start only while a window is open; when it closes the rest is not started, or waits for the next."""
+    fleet = SimulatedFleet({eu: 3})
+    now = await env.get_current_time()
+    first, second = now + timedelta(days=2), now + timedelta(days=3)
+    periods = [
+        DatedPeriod(start=opens.strftime("%Y-%m-%dT%H:%M"), duration=timedelta(hours=1))
+        for opens in (first, second)
+    ]
+    windows = MaintenanceWindows(
+        calendars=[Calendar(time_zone="UTC", dated=periods)], on_window_close=on_close
+    )
+    # One host every 50 minutes: the third one's turn comes when the first window has closed.
+    policy = RolloutPolicy(
+        pilot_hosts=0, waves=[1], windows=windows, soak=Soak(duration=timedelta(minutes=50))
+    )
+    async with site(env.client, fleet) as here:
+        report = await here.report(ask(eu, policy=policy))
+    took = await env.get_current_time() - now
+    if on_close == "stop":
+        assert report.outcome is Outcome.STOPPED
+        assert "closed until" in report.reason
+        assert report.counts[HostState.PATCHED] == 2
+        assert report.counts[HostState.NOT_STARTED] == 1
+        assert timedelta(days=2) - timedelta(minutes=1) < took < timedelta(days=2, hours=2)
+    else:
+        assert report.outcome is Outcome.PATCHED
+        assert took > timedelta(days=3) - timedelta(minutes=1)
+
+
+async def test_explains_itself(client: Client, eu: str) -> None:
+    """Why it waits, with the votes; what would stop it, with the numbers; why it stopped."""
+    fleet = SimulatedFleet({eu: 3}, faults={f"{eu}-1": FailAt("perform_update", retryable=False)})
+    request = ask(eu, approvals={"start": PROMOTE})
+    async with site(client, fleet) as here:
+        rollout = await here.start(request)
+        await in_phase(rollout, "gate")
+        why = await rollout.explain()
+        (gate,) = why.waits
+        assert gate.why == "gate 'start' waits for 1 more votes"
+        assert gate.evidence["may vote"] == f"{ALICE}, {BOB}"
+        assert "1 more failure in cluster" in why.next[0].why
+        assert why.next[0].evidence["allowed"] == "0 (0 of 3)"
+        assert why.stopped == ()
+        await rollout.approve(by=ALICE)
+        report = await ending(rollout)
+        why = await rollout.explain()
+    assert report.outcome is Outcome.STOPPED
+    assert why.waits == why.next == ()
+    assert "1 host failed, 0 allowed" in why.stopped[0].why

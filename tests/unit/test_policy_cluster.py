@@ -3,27 +3,51 @@
 from __future__ import annotations
 
 import random
+from datetime import timedelta
+from typing import get_args
 
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from temporal_patching.policy import FailureBudget, HostState, Outcome, RolloutPolicy
+from temporal_patching.policy import (
+    FailureBudget,
+    HostOrder,
+    HostState,
+    InFlight,
+    Outcome,
+    PauseAfter,
+    RolloutPolicy,
+    Soak,
+)
 from temporal_patching.policy._cluster import (
+    AskGate,
+    BeginSoak,
     CancelHosts,
+    ClusterCommand,
     ClusterEvent,
     ClusterState,
     EndCluster,
+    HaltHosts,
     HostEnded,
+    HostHalted,
+    LimitsChanged,
+    PauseChanged,
+    Skipped,
     SlotsGranted,
+    SoakEnded,
     StartHost,
     StopRequested,
+    WavesOpened,
+    WindowChanged,
     cluster_state,
     counts,
     decide,
     host_state,
     outcome,
+    quiet,
+    wave_begun,
 )
 from temporal_patching.policy._rollout_policy import ClusterPlan, cluster_plan
 from tests.strategies import rollout_policies
@@ -95,9 +119,7 @@ class ClusterRun:
             assert cancels == (bool(self.flying) and self.plan.in_flight == "cancel")
         assert self.state.in_flight == len(self.flying)
         assert self.state.ended == bool(self.over)
-        # The same again is no news.
-        if not isinstance(event, SlotsGranted):
-            assert decide(self.state, event) == (self.state, ())
+        assert decide(self.state, event) == (self.state, ()), "the same again is no news"
 
     def start(self, host: int) -> None:
         """What holds whenever a host starts."""
@@ -527,3 +549,362 @@ def test_an_empty_cluster_ends_with_its_grant() -> None:
     run.tell(SlotsGranted(None))
     assert run.over
     assert outcome(run.state) is Outcome.PATCHED
+
+
+# Steered: paused, at a gate, soaking, outside of a window, skipped, limited
+
+
+@attrs.define
+class SteeredRun:
+    """A cluster that people steer, with an account of it that is kept from outside."""
+
+    state: ClusterState
+    flying: set[int] = attrs.field(factory=set[int])
+    still: set[int] = attrs.field(factory=set[int])
+    """Hosts in flight that stand still."""
+    started: list[int] = attrs.field(factory=list[int])
+    ends: dict[int, HostState] = attrs.field(factory=dict[int, HostState])
+    skipped: set[int] = attrs.field(factory=set[int])
+    """Hosts that were to be skipped before they had started."""
+    paused: PauseAfter | None = None
+    halting: bool = False
+    window_open: bool = True
+    soaking: int | None = None
+    at_gate: int | None = None
+    opened: set[int] = attrs.field(factory=set[int])
+    slots: int | None = 0
+    held: set[int] = attrs.field(factory=set[int])
+    cancelled: bool = False
+    over: int = 0
+    steered: set[str] = attrs.field(factory=set[str])
+
+    def tell(self, event: ClusterEvent) -> None:
+        """One event; the rules hold after it whatever it is."""
+        before = self.state
+        self.note(event)
+        self.state, commands = decide(before, event)
+        for command in commands:
+            self.take(command)
+        assert decide(self.state, event) == (self.state, ()), "told twice"
+        assert self.state.in_flight == len(self.flying)
+        assert self.state.ended == bool(self.over)
+        stands = self.paused is not None and self.flying == self.still
+        if self.state.stopped is None:
+            assert quiet(self.state) == stands, "quiet means that what is in flight stands still"
+        else:
+            assert not quiet(self.state)
+            assert not (self.flying and self.halting and not self.cancelled), (
+                "nothing stands still for ever"
+            )
+
+    def note(self, event: ClusterEvent) -> None:
+        """Keeps the account."""
+        self.steered.add(type(event).__name__)
+        if isinstance(event, SlotsGranted):
+            self.slots = event.slots
+        elif isinstance(event, HostEnded):
+            self.flying.remove(event.host)
+            self.still.discard(event.host)
+            assert event.host not in self.ends, "each ends once"
+            self.ends[event.host] = event.state
+            if event.left_out:
+                self.held.add(event.host)
+        elif isinstance(event, PauseChanged):
+            self.paused = event.after
+        elif isinstance(event, HostHalted):
+            (self.still.add if event.halted else self.still.discard)(event.host)
+        elif isinstance(event, WindowChanged):
+            self.window_open = event.open
+        elif isinstance(event, SoakEnded):
+            self.soaking = None
+        elif isinstance(event, WavesOpened):
+            self.opened |= event.waves
+            if self.at_gate in event.waves:
+                self.at_gate = None
+        elif isinstance(event, Skipped):
+            self.skipped |= {host for host in event.hosts if host not in self.started}
+            if self.at_gate in event.waves:
+                self.at_gate = None
+
+    def take(self, command: ClusterCommand) -> None:
+        """Carries a command out."""
+        plan = self.state.plan
+        if isinstance(command, StartHost):
+            host = command.host
+            assert host not in self.started, "each once"
+            assert host not in self.skipped, "what was skipped never starts"
+            assert self.paused is None
+            assert self.window_open
+            assert self.soaking is None
+            assert self.at_gate is None
+            assert self.state.stopped is None
+            assert self.slots is None or len(self.flying) < self.slots
+            assert len(self.flying) < plan.max_parallel
+            assert len(self.flying | self.held) < plan.max_out_of_service
+            if plan.max_per_domain is not None:
+                out = [plan.domains[each] for each in self.flying | self.held]
+                assert out.count(plan.domains[host]) < plan.max_per_domain
+            self.started.append(host)
+            self.flying.add(host)
+        elif isinstance(command, CancelHosts):
+            self.cancelled = True
+        elif isinstance(command, HaltHosts):
+            assert command.halt != self.halting, "told when it changes"
+            self.halting = command.halt
+        elif isinstance(command, BeginSoak):
+            assert not self.flying
+            assert self.soaking is None
+            self.soaking = command.wave
+        elif isinstance(command, AskGate):
+            assert not self.flying, "at a barrier"
+            assert command.wave in plan.gates
+            assert command.wave not in self.opened
+            assert self.soaking is None, "it soaks before it asks"
+            self.at_gate = command.wave
+        else:
+            assert isinstance(command, EndCluster)
+            self.over += 1
+
+
+def a_steered_plan(rng: random.Random, hosts: int) -> ClusterPlan:
+    """A plan, by chance, with soaks, gates and failure domains."""
+    order = HostOrder()
+    if rng.random() < 0.5:
+        order = HostOrder(domain_label="rack", max_per_domain=rng.randint(1, 3))
+    policy = attrs.evolve(
+        a_policy(rng),
+        order=order,
+        soak=rng.choice([None, Soak(duration=timedelta(minutes=1))]),
+    )
+    pilots = policy.pilot_hosts not in (0, "0%")
+    gates = frozenset(wave for wave in range(1 if pilots else 2, 5) if rng.random() < 0.4)
+    domains = tuple(f"r{rng.randint(0, 4)}" for _ in range(hosts))
+    return cluster_plan(policy, hosts, gates=gates, domains=domains)
+
+
+def steer(rng: random.Random, run: SteeredRun) -> None:
+    """Somebody asks for something."""
+    plan = run.state.plan
+    waiting = [host for host in range(plan.hosts) if host not in run.started]
+    wider = attrs.evolve(
+        plan,
+        max_parallel=rng.randint(1, 9),
+        max_out_of_service=rng.randint(1, 9),
+        budget=attrs.evolve(plan.budget, failures=plan.budget.failures + rng.randint(0, 2)),
+    )
+    asked: list[ClusterEvent] = [
+        PauseChanged(rng.choice([None, "host", "step"])),
+        WindowChanged(rng.random() < 0.5),
+        LimitsChanged(wider),
+        SlotsGranted(rng.choice([None, 0, 1, 3])),
+        Skipped(hosts=frozenset(waiting[: rng.randint(0, 2)])),
+        Skipped(waves=frozenset({rng.randint(1, 4)})),
+        WavesOpened(frozenset({rng.randint(1, 4)})),
+    ]
+    run.tell(rng.choice(asked))
+
+
+def something_happens(rng: random.Random, run: SteeredRun, trouble: float) -> bool:
+    """A host moves, a soak ends, a vote comes. False: nothing can, but by somebody who steers."""
+    moves = sorted(run.flying if run.cancelled else run.flying - run.still)
+    if run.halting and not run.cancelled and moves and rng.random() < 0.3:
+        run.tell(HostHalted(host=rng.choice(moves), halted=True))
+        return True
+    if not run.halting and run.still and rng.random() < 0.5:
+        run.tell(HostHalted(host=rng.choice(sorted(run.still)), halted=False))
+        return True
+    if moves:
+        state = rng.choice(ENDINGS) if rng.random() < trouble else GOOD
+        if run.cancelled and rng.random() < 0.5:
+            state = HostState.CANCELLED
+        out = state in (BAD, GONE) and rng.random() < 0.5
+        run.tell(HostEnded(host=rng.choice(moves), state=state, left_out=out))
+        return True
+    if run.soaking is not None and run.paused is None and run.state.at_barrier == "soak":
+        run.tell(SoakEnded())
+        return True
+    if run.at_gate is not None and rng.random() < 0.5:
+        run.tell(WavesOpened(frozenset({run.at_gate})))
+        return True
+    return False
+
+
+def play_steered(seed: int) -> SteeredRun:
+    """Anything in any order; then whatever is waited for is answered, and it has to end."""
+    rng = random.Random(seed)
+    hosts = rng.choice([0, 1, 2, 5, 12, 30])
+    run = SteeredRun(cluster_state(a_steered_plan(rng, hosts)))
+    trouble, steers = rng.choice([0.0, 0.1, 0.5]), rng.choice([0.05, 0.3])
+    stop = rng.choice([0.0, 0.0, 0.02])
+    for _ in range(15 * hosts + 30):
+        if run.over:
+            return run
+        if rng.random() < stop:
+            cancel, aborted = rng.random() < 0.5, rng.random() < 0.3
+            run.tell(StopRequested(reason="told to", cancel=cancel or aborted, aborted=aborted))
+        elif rng.random() < steers or not something_happens(rng, run, trouble):
+            steer(rng, run)
+    for event in (PauseChanged(None), WindowChanged(True), SlotsGranted(None)):
+        if not run.over:
+            run.tell(event)
+    for _ in range(20 * hosts + 20):
+        if run.over:
+            return run
+        something_happens(rng, run, trouble)
+    raise AssertionError(f"it hangs: {run.state}")
+
+
+def check_steered(run: SteeredRun) -> None:
+    """What holds for every steered cluster at its end."""
+    assert run.over == 1
+    assert not run.flying
+    assert sum(counts(run.state).values()) == run.state.plan.hosts
+    for host in range(run.state.plan.hosts):
+        ended = host_state(run.state, host)
+        assert ended is not None
+        if host in run.ends:
+            assert ended is run.ends[host]
+        else:
+            assert ended in (HostState.SKIPPED, HostState.NOT_STARTED)
+            assert host not in run.started
+        if host in run.skipped:
+            assert ended is HostState.SKIPPED
+    if run.state.stopped is None:
+        assert HostState.NOT_STARTED not in counts(run.state)
+
+
+@pytest.mark.parametrize("block", range(6))
+def test_thousands_of_steered_clusters(block: int) -> None:
+    """Nothing starts that may not, quiet means still, and each ends; a failure names its seed."""
+    for seed in range(block * SEEDS // 6, (block + 1) * SEEDS // 6):
+        try:
+            check_steered(play_steered(seed))
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+
+
+@given(st.integers(min_value=SEEDS))
+def test_any_steered_cluster(seed: int) -> None:
+    """The same, as a property."""
+    check_steered(play_steered(seed))
+
+
+def test_steered_clusters_see_everything() -> None:
+    """The simulation is not empty: each event comes, hosts stand still, gates ask, soaks begin."""
+    runs = [play_steered(seed) for seed in range(500)]
+    assert set.union(*(run.steered for run in runs)) == {
+        each.__name__ for each in get_args(ClusterEvent)
+    }
+    assert {outcome(run.state) for run in runs} == {
+        Outcome.PATCHED,
+        Outcome.PARTIAL,
+        Outcome.STOPPED,
+        Outcome.ABORTED,
+    }
+    assert sum(bool(run.skipped) for run in runs) > 50
+    assert sum(bool(run.opened) for run in runs) > 50
+
+
+def patched(seed: int, *, pauses: bool) -> bytes:
+    """What becomes of a cluster's hosts, with and without pauses. How a host ends is its own."""
+    rng, fate = random.Random(seed), random.Random(f"fate {seed}")
+    hosts = rng.choice([1, 5, 12])
+    policy = attrs.evolve(
+        a_policy(rng),
+        failure_budget=tolerant(),
+        pilot_budget=tolerant(),
+        max_out_of_service=100,
+        soak=rng.choice([None, Soak(duration=timedelta(minutes=1))]),
+    )
+    ends = [fate.choice([GOOD, GOOD, SAME, BAD]) for _ in range(hosts)]
+    run = SteeredRun(cluster_state(cluster_plan(policy, hosts, gates=frozenset({2}))))
+    run.tell(SlotsGranted(None))
+    for _ in range(50 * hosts):
+        if run.over:
+            return run.state.codes
+        if pauses and rng.random() < 0.3:
+            run.tell(PauseChanged(rng.choice([None, "host", "step"])))
+        moves = sorted(run.flying - run.still)
+        if run.still and not run.halting:
+            run.tell(HostHalted(host=min(run.still), halted=False))
+        elif moves and run.halting and rng.random() < 0.5:
+            run.tell(HostHalted(host=moves[0], halted=True))
+        elif moves:
+            host = rng.choice(moves)
+            run.tell(HostEnded(host=host, state=ends[host]))
+        elif run.soaking is not None and run.paused is None:
+            run.tell(SoakEnded())
+        elif run.at_gate is not None:
+            run.tell(WavesOpened(frozenset({run.at_gate})))
+    raise AssertionError(f"it hangs: {run.state}")
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_pauses_change_nothing_in_the_end(block: int) -> None:
+    """Paused and resumed anywhere, the same hosts are patched as without; a failure names its seed."""
+    for seed in range(block * 500, (block + 1) * 500):
+        assert patched(seed, pauses=True) == patched(seed, pauses=False), f"seed {seed}"
+
+
+def halted_run(in_flight: InFlight) -> ClusterRun:
+    """Three hosts in flight of which two stand still, paused after the step."""
+    policy = RolloutPolicy(pilot_hosts=0, max_parallel=3, in_flight=in_flight)
+    run = begin(policy, 9)
+    run.state, commands = decide(run.state, PauseChanged("step"))
+    assert commands == (HaltHosts(halt=True),)
+    for host in (1, 2):
+        run.state, _ = decide(run.state, HostHalted(host=host, halted=True))
+    return run
+
+
+def test_a_stop_lets_go_what_stands_still() -> None:
+    """in_flight="finish": nobody can resume what stops, so its hosts would stand still for ever."""
+    state, commands = decide(halted_run("finish").state, HostEnded(host=0, state=BAD))
+    assert state.stopped is not None
+    assert commands == (HaltHosts(halt=False),)
+    assert decide(state, PauseChanged("step")) == (state, ())
+    told, commands = decide(
+        halted_run("finish").state, StopRequested(reason="us-1 stopped", cancel=False)
+    )
+    assert (told.paused, commands) == (None, (HaltHosts(halt=False),))
+
+
+def test_a_stop_cancels_what_stands_still() -> None:
+    """in_flight="cancel": they are restored, and while they are the cluster is not quiet."""
+    state, commands = decide(halted_run("cancel").state, HostEnded(host=0, state=BAD))
+    assert commands == (CancelHosts("1 host failed, 0 allowed"),)
+    assert not quiet(state)
+
+
+def test_a_wave_of_which_nothing_has_started_can_be_skipped() -> None:
+    """Also the first one, where there are no pilots: before the go, and while paused."""
+    plan = cluster_plan(RolloutPolicy(pilot_hosts=0, waves=[2, 3], max_parallel=9), 5)
+    state, commands = decide(cluster_state(plan), Skipped(waves=frozenset({1})))
+    assert (commands, wave_begun(state, 1)) == ((), False)
+    state, commands = decide(state, SlotsGranted(None))
+    assert commands == (StartHost(2), StartHost(3), StartHost(4))
+    assert counts(state) == {HostState.SKIPPED: 2}
+    assert [wave_begun(state, wave) for wave in (1, 2, 3)] == [True, True, False]
+
+
+def test_a_gate_before_a_wave_that_is_skipped_is_not_waited_for() -> None:
+    """Nobody has to approve what does not come."""
+    plan = cluster_plan(RolloutPolicy(waves=[2]), 5, gates=frozenset({1}))
+    state, _ = decide(cluster_state(plan), SlotsGranted(None))
+    state, commands = decide(state, HostEnded(host=0, state=GOOD))
+    assert commands == (AskGate(1),)
+    state, commands = decide(state, Skipped(waves=frozenset({1})))
+    assert commands == (StartHost(3),)
+
+
+def test_a_cluster_whose_slots_were_taken_back_ends_with_its_last_host() -> None:
+    """It does not wait for slots that it cannot use; one that has not begun waits for its go."""
+    state, _ = decide(cluster_state(cluster_plan(RolloutPolicy(), 1)), SlotsGranted(1))
+    state, commands = decide(state, SlotsGranted(0))
+    assert commands == ()
+    assert decide(state, HostEnded(host=0, state=GOOD))[1] == (EndCluster(),)
+    waits, commands = decide(
+        cluster_state(cluster_plan(RolloutPolicy(), 1)), Skipped(hosts=frozenset({0}))
+    )
+    assert commands == ()
+    assert decide(waits, SlotsGranted(None))[1] == (EndCluster(),)

@@ -14,8 +14,10 @@ from temporal_patching.policy import DEFAULT_STEPS, HostState, Step, Steps
 from temporal_patching.policy._host import (
     CancelRequested,
     EndHost,
+    HaltRequested,
     HostEvent,
     InterruptStep,
+    KillRequested,
     Procedure,
     Refused,
     RunStep,
@@ -23,6 +25,7 @@ from temporal_patching.policy._host import (
     StepBroke,
     StepEnded,
     decide,
+    halted,
     reason,
     verdict,
     why_left_out,
@@ -780,3 +783,183 @@ def test_the_first_of_two_closers_that_failed_is_the_reason() -> None:
         "set_maintenance_mode: clear_maintenance_mode failed: no answer; "
         "stop_services: start_services failed: no unit"
     )
+
+
+# Standing still, and being torn apart
+
+BEFORE_UPDATE = [step.name for step in DEFAULT_STEPS][:6]
+
+
+def go_steered(seed: int) -> tuple[Procedure, list[str], list[str]]:
+    """A host that is halted, released, cancelled and killed at any moment: what ran, and what befell it."""
+    rng = random.Random(seed)
+    steps = rng.choice([*PROCEDURES.values()])
+    state, ran, befell = Procedure(steps=tuple(steps)), list[str](), list[str]()
+    kinds = {step.name: step.kind for step in steps}
+    trouble = rng.choice([0.0, 0.1, 0.4])
+    events: list[HostEvent] = [Started()]
+    for _ in range(400):
+        if state.way == "ended":
+            break
+        asked = rng.random()
+        if events:
+            event = events.pop()
+        elif state.running is not None and kinds[state.running] == "update" and asked < 0.3:
+            befell.append("kill")
+            event = KillRequested("aborted now")
+        elif state.running is None or asked < 0.1:
+            befell.append(rng.choice(["halt", "go on", "go on", "cancel", "kill"]))
+            event = {
+                "halt": HaltRequested(True),
+                "go on": HaltRequested(False),
+                "cancel": CancelRequested("sibling failed"),
+                "kill": KillRequested("aborted now"),
+            }[befell[-1]]
+        elif rng.random() < trouble or (befell[-1:] in (["kill"], ["cancel"]) and asked < 0.6):
+            event = StepBroke(step=state.running, message="boom", cancelled=rng.random() < 0.5)
+        else:
+            event = ended(state.running, changed=True)
+        before = state
+        state, commands = decide(before, event)
+        for command in commands:
+            if isinstance(command, RunStep):
+                if before.halt and not isinstance(event, HaltRequested):
+                    fresh = state.way == "forward" and not before.touched
+                    assert not fresh, "nothing new while it is to stand still"
+                ran.append(command.step.name)
+            elif isinstance(command, InterruptStep):
+                assert command.step == before.running
+                if before.touched:
+                    assert isinstance(event, KillRequested)
+                    assert kinds[command.step] == "update", "only the update is torn apart"
+        if halted(state):
+            assert state.running is None, "between steps"
+            assert "update" not in [kinds[name] for name in ran], "before the update begins"
+            assert state.way == "forward"
+            assert not commands
+        elif state.way != "ended" and not isinstance(event, Refused):
+            assert state.running is not None, "else it goes on"
+        again = decide(state, event)
+        if not isinstance(event, (StepEnded, StepBroke)) or state.running != event.step:
+            assert again == (state, ()), "told twice"
+    return state, ran, befell
+
+
+def check_steered(state: Procedure, ran: list[str], befell: list[str]) -> None:
+    """What holds for every host that was steered, at its end."""
+    assert state.way == "ended"
+    torn = state.killed is not None
+    touched = any(step.kind == "update" for step in state.steps if step.name in ran)
+    if torn:
+        assert touched
+        assert "kill" in befell
+        assert verdict(state) is HostState.FAILED
+        assert why_left_out(state) == "held: aborted now"
+        assert {step.kind for step in state.steps if step.name == ran[-1]} == {"update"}
+        return
+    closers = {step.name: step.closed_by for step in state.steps if step.kind == "takes"}
+    returns = {step.name for step in state.steps if step.returns_to_service}
+    for taken in state.open:  # what could not be closed, or is held by an update that failed
+        closer = closers[taken]
+        assert closer in ran or (touched and closer in returns), f"{closer} had to run"
+    if not touched:
+        assert verdict(state) in (HostState.CANCELLED, HostState.FAILED)
+        assert state.cancelled is not None or state.failure is not None
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_steered_hosts(block: int) -> None:
+    """It stands still only where that is safe, and its closers run unless its update was torn apart."""
+    for seed in range(block * 1_000, (block + 1) * 1_000):
+        try:
+            check_steered(*go_steered(seed))
+        except BaseException as error:
+            raise AssertionError(f"go_steered({seed}): {error}") from error
+
+
+@given(st.integers(min_value=SEEDS))
+def test_steered_hosts_property(seed: int) -> None:
+    """The same, as a property."""
+    check_steered(*go_steered(seed))
+
+
+def test_steered_hosts_see_everything() -> None:
+    """Some are torn apart, some restored, some patched."""
+    states = [go_steered(seed)[0] for seed in range(500)]
+    assert sum(state.killed is not None for state in states) > 20
+    assert {verdict(state) for state in states} >= {
+        HostState.PATCHED,
+        HostState.FAILED,
+        HostState.CANCELLED,
+    }
+
+
+@pytest.mark.parametrize("step", BEFORE_UPDATE)
+def test_a_halt_lets_the_step_end_and_a_release_goes_on(step: str) -> None:
+    """Nothing is lost: the procedure is the same as without the halt."""
+    run = go_on(start(), until=step)
+    run.tell(HaltRequested(True))
+    assert run.state.running == step
+    run.step_ends(ended(step))
+    assert halted(run.state)
+    run.tell(HaltRequested(False))
+    assert not halted(run.state)
+    go_on(run)
+    assert run.ran == [each.name for each in DEFAULT_STEPS if each.name != "reboot"]
+    assert verdict(run.state) is HostState.PATCHED
+
+
+@pytest.mark.parametrize("step", ["perform_update", "start_services", "check_service_health"])
+def test_a_halt_after_the_update_began_changes_nothing(step: str) -> None:
+    """What was taken away would stay away: the host goes to its end."""
+    run = go_on(start(), until=step)
+    run.tell(HaltRequested(True))
+    go_on(run)
+    assert verdict(run.state) is HostState.PATCHED
+
+
+@pytest.mark.parametrize("event", [CancelRequested("enough"), KillRequested("enough")])
+@pytest.mark.parametrize("step", BEFORE_UPDATE)
+def test_a_host_that_stands_still_can_be_cancelled(step: str, event: HostEvent) -> None:
+    """Cancelled or killed, it is given back as it was."""
+    run = go_on(start(), until=step)
+    run.tell(HaltRequested(True))
+    run.step_ends(ended(step))
+    run.tell(event)
+    go_on(run)
+    assert "perform_update" not in run.ran
+    assert (verdict(run.state), why_left_out(run.state)) == (HostState.CANCELLED, None)
+    assert reason(run.state) == "enough"
+
+
+def killed_update() -> Procedure:
+    """A host whose update is being torn apart."""
+    run = go_on(start(), until="perform_update")
+    state, commands = decide(run.state, KillRequested("aborted now"))
+    assert commands == (InterruptStep("perform_update", "aborted now"),)
+    assert decide(state, KillRequested("again")) == (state, ())
+    return state
+
+
+def test_an_update_that_is_torn_apart_ends_the_host() -> None:
+    """FAILED, left out with the reason, and nothing else is done to it: nobody knows what state it is in."""
+    broke = StepBroke(step="perform_update", message="cancelled", cancelled=True)
+    state, commands = decide(killed_update(), broke)
+    assert commands == (EndHost(),)
+    assert (verdict(state), why_left_out(state)) == (HostState.FAILED, "held: aborted now")
+
+
+def test_an_update_that_ended_before_it_was_torn_apart_goes_on() -> None:
+    """A step that fails after it is recovered from, as ever: its services are started, its health checked."""
+    done = HostRun(killed_update(), ran=["perform_update"], took=[*BOTH_TAKES], bounded=[False])
+    done.step_ends(ended("perform_update", changed=True))
+    go_on(done, run_post_update_scripts=StepBroke(step="run_post_update_scripts", message="no"))
+    assert done.ran[-2:] == ["check_service_health", "clear_maintenance_mode"]
+    assert (verdict(done.state), why_left_out(done.state)) == (HostState.FAILED, None)
+
+
+@pytest.mark.parametrize("step", ["start_services", "check_service_health"])
+def test_a_kill_after_the_update_changes_nothing(step: str) -> None:
+    """What comes after the update gives back: it runs to its end."""
+    run = go_on(start(), until=step)
+    assert decide(run.state, KillRequested("aborted now")) == (run.state, ())

@@ -22,18 +22,58 @@ from temporal_patching.policy._rollout import (
     EndRollout,
     GatePassed,
     GateShut,
-    GrantSlots,
+    LimitsRequested,
     OpenGate,
+    PauseRequested,
     PlanLimits,
+    ResumeRequested,
     RolloutCommand,
     RolloutEvent,
     RolloutState,
-    StopCluster,
+    SkipRequested,
+    TellCluster,
+    WindowChanged,
+    WindowsClosed,
     decide,
+    gate_before,
+    is_paused,
+    pause_of,
     rollout_state,
+    shown_phase,
 )
+from temporal_patching.policy._verbs import Asked, why_refused
 
 SEEDS = 6_000
+
+
+# What a cluster reads out of its view when it is told, beside pauses, windows and limits
+
+
+@attrs.frozen
+class GrantSlots:
+    """It may have so many hosts in flight now: another number than before, or for the first time."""
+
+    cluster: str
+    slots: int | None
+
+
+@attrs.frozen
+class StopCluster:
+    """Nothing new may start in it, for this reason."""
+
+    cluster: str
+    reason: str
+
+
+@attrs.frozen
+class OpenWaves:
+    """It may go on past the gates before these waves, too."""
+
+    cluster: str
+    waves: frozenset[int]
+
+
+Followed = RolloutCommand | GrantSlots | StopCluster | OpenWaves
 
 
 @attrs.define
@@ -47,7 +87,19 @@ class Cluster:
     slots: int | None = 0
     granted: bool = False
     told: list[str] = attrs.field(factory=list[str])
+    cancelled: list[str] = attrs.field(factory=list[str])
+    opened: frozenset[int] = frozenset()
+    gates: list[int] = attrs.field(factory=list[int])
+    """Waves before which it will stand at a gate."""
+    at_gate: int | None = None
+    quiet: bool = False
+    """It has said that it stands still, after it was last told about a pause."""
     failed: int = 0
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to end, in one way or the other."""
+        return bool(self.told or self.cancelled)
 
 
 @attrs.define
@@ -56,65 +108,173 @@ class RolloutRun:
 
     state: RolloutState
     clusters: dict[str, Cluster]
-    gate_open: bool = False
-    gate_passed: bool = False
+    open_gates: list[str] = attrs.field(factory=list[str])
+    passed: set[str] = attrs.field(factory=set[str])
     over: int = 0
-    commands: list[RolloutCommand] = attrs.field(factory=list[RolloutCommand])
+    aborted: bool = False
+    lowered: bool = False
+    """Somebody has changed the limits: a cluster that runs may be left without slots."""
+    commands: list[Followed] = attrs.field(factory=list[Followed])
 
-    def tell(self, event: RolloutEvent) -> list[RolloutCommand]:
-        """One event; the rules hold after it whatever it is."""
+    @property
+    def at_start_gate(self) -> bool:
+        """Whether the start gate waits for votes."""
+        return "start" in self.open_gates and "start" not in self.passed
+
+    def tell(self, event: RolloutEvent) -> list[Followed]:
+        """One event; the rules hold after it whatever it is. Returns what followed from it."""
         before = self.state
         self.state, commands = decide(before, event)
         if isinstance(event, (ClusterPlanned, ClusterNotPlanned)):
             self.clusters[event.cluster].planned = True
         if isinstance(event, ClusterEnded):
             self.clusters[event.cluster].ended = True
-        if isinstance(event, GatePassed) and self.gate_open:
-            self.gate_passed = True
-        for command in commands:
-            self.take(command)
-        assert decide(self.state, event) == (self.state, ()), "told twice"
+        if isinstance(event, GatePassed) and event.gate in self.open_gates:
+            self.passed.add(event.gate)
+        if isinstance(event, ClusterProgressed):
+            self.clusters[event.cluster].quiet = event.quiet
+        if isinstance(event, (PauseRequested, ResumeRequested)):
+            for cluster in self.clusters.values():
+                cluster.quiet = False
+        if isinstance(event, LimitsRequested):
+            self.lowered = True
+        if isinstance(event, AbortRequested):
+            self.check_abort(before)
+        followed = [each for command in commands for each in self.take(command)]
+        self.commands += followed
+        if not isinstance(
+            event, (PauseRequested, ResumeRequested, LimitsRequested, SkipRequested)
+        ):  # those are refused when they are no news, or answered as the first time
+            assert decide(self.state, event) == (self.state, ()), "told twice"
         self.check_grants()
+        self.check_pause()
         assert self.over == (self.state.phase == "ended")
-        return list(commands)
+        return followed
 
-    def take(self, command: RolloutCommand) -> None:
-        """Carries a command out."""
-        self.commands.append(command)
+    def take(self, command: RolloutCommand) -> list[Followed]:
+        """Carries a command out, and says what it came to."""
         if isinstance(command, OpenGate):
-            assert not self.gate_open
-            assert all(each.planned for each in self.clusters.values())
-            self.gate_open = True
-        elif isinstance(command, GrantSlots):
+            self.check_asked(command.gate)
+            self.open_gates.append(command.gate)
+        elif isinstance(command, TellCluster):
+            return self.take_view(self.clusters[command.cluster])
+        elif isinstance(command, CancelCluster):
             cluster = self.clusters[command.cluster]
-            assert all(each.planned or each.ended for each in self.clusters.values())
-            assert self.gate_passed or not self.state.has_gate, "nothing before the gate"
             assert not cluster.ended
-            assert not cluster.told, "nothing is granted to who was told to stop"
-            if cluster.granted:
-                assert cluster.slots is not None
-                assert command.slots is not None
-                assert command.slots > cluster.slots, "a grant is never taken back"
-            cluster.granted, cluster.slots = True, command.slots
-        elif isinstance(command, (StopCluster, CancelCluster)):
-            assert not self.clusters[command.cluster].ended
-            self.clusters[command.cluster].told.append(command.reason)
+            assert not cluster.cancelled, "a second cancel is not heard"
+            cluster.cancelled.append(command.reason)
         else:
             assert isinstance(command, EndRollout)
             assert all(each.ended for each in self.clusters.values())
             self.over += 1
+        return [command]
+
+    def take_view(self, cluster: Cluster) -> list[Followed]:
+        """Reads out of its view what a cluster is told."""
+        (view,) = (each for each in self.state.clusters if each.name == cluster.name)
+        assert not cluster.ended, "nobody is told after the end"
+        followed: list[Followed] = []
+        goes = view.phase == "running"
+        if goes and (view.slots != cluster.slots or not cluster.granted):
+            self.check_go(cluster, view.slots)
+            cluster.granted, cluster.slots = True, view.slots
+            followed.append(GrantSlots(cluster.name, view.slots))
+        if view.stop is not None and view.stop not in cluster.told:
+            assert not cluster.told, "the first reason stays"
+            cluster.told.append(view.stop)
+            followed.append(StopCluster(cluster.name, view.stop))
+        if view.opened != cluster.opened:
+            assert view.opened > cluster.opened, "a gate that is passed stays passed"
+            for wave in view.opened:
+                gate = gate_before(self.state, cluster.name, wave)
+                assert gate is None or gate in self.passed, "nothing before the gate"
+            cluster.opened = view.opened
+            followed.append(OpenWaves(cluster.name, view.opened))
+        return followed
+
+    def check_go(self, cluster: Cluster, slots: int | None) -> None:
+        """What holds whenever a cluster is granted slots."""
+        assert all(each.planned or each.ended for each in self.clusters.values())
+        assert "start" in self.passed or "start" not in self.state.gates, "nothing before the gate"
+        assert not self.aborted
+        more = slots is None or (cluster.slots is not None and slots > cluster.slots)
+        assert not (more and cluster.stopping), "nothing is granted to who was told to stop"
+        if not self.lowered and cluster.granted:
+            assert more, "a grant is taken back only if a limit was lowered"
+        rings = self.state.policy.rings
+        for number, ring in enumerate(rings, start=1):
+            if cluster.name in ring:
+                if f"ring-{number}" in self.state.gates:
+                    assert f"ring-{number}" in self.passed, "nothing before the gate of its ring"
+                for earlier in rings[: number - 1]:
+                    assert all(self.clusters[name].ended for name in earlier), "ring by ring"
+        at_once = self.state.policy.max_parallel_clusters
+        if not cluster.granted and at_once is not None:
+            running = [each for each in self.clusters.values() if each.granted and not each.ended]
+            assert len(running) < at_once, "one more only if one more may"
+
+    def check_asked(self, gate: str) -> None:
+        """What holds whenever a gate is opened for votes."""
+        assert gate in self.state.gates
+        assert gate not in self.open_gates, "asked once"
+        assert self.state.phase in ("gate", "running")
+        assert all(each.planned or each.ended for each in self.clusters.values())
+        name, _, only = gate.partition("/")
+        if name.startswith("ring-"):
+            number = int(name.removeprefix("ring-"))
+            rings = self.state.policy.rings
+            before = [each for ring in rings[: number - 1] for each in ring]
+            assert all(self.clusters[each].ended for each in before), "after the ring before it"
+            assert any(not self.clusters[each].ended for each in rings[number - 1])
+        elif name != "start":
+            wave = 1 if name == "promote" else int(name.removeprefix("wave-"))
+            there = [each for each in self.clusters.values() if each.at_gate == wave]
+            assert there, "somebody stands at it"
+            assert not only or [each.name for each in there if each.name == only]
+            for each in self.clusters.values() if not only else ():
+                on_its_way = (
+                    each.granted and not each.ended and not each.stopping and each.slots != 0
+                )
+                early = each.at_gate is None or each.at_gate < wave or each.at_gate in each.opened
+                behind = any(passed >= wave for passed in each.opened)
+                assert not (on_its_way and early and not behind), f"{each.name} is still on its way"
+
+    def check_abort(self, before: RolloutState) -> None:
+        """An abort ends whatever is pending, but what people have decided before anything began."""
+        decided = before.outcome in (Outcome.REJECTED, Outcome.EXPIRED) and not before.begun
+        if before.phase != "ended" and not decided:
+            assert self.state.outcome is Outcome.ABORTED
+            assert self.state.phase in ("stopping", "ended")
+            self.aborted = True
 
     def check_grants(self) -> None:
-        """Never more slots than max_parallel_total, never more clusters than may run at once."""
-        running = [each for each in self.clusters.values() if each.granted and not each.ended]
+        """Never more slots than max_parallel_total, and without one as many as the plan says."""
         policy = self.state.policy
-        if policy.max_parallel_total is not None:
-            hosts = sum(view.hosts for view in self.state.clusters)
-            total = max(rounded_down(policy.max_parallel_total, hosts), 1)
-            assert sum(each.slots or 0 for each in running) <= total
-            assert all(each.slots for each in running)
-        if policy.max_parallel_clusters is not None:
-            assert len(running) <= policy.max_parallel_clusters
+        if self.state.phase != "running":
+            return
+        running = [
+            each
+            for each in self.clusters.values()
+            if each.granted and not each.ended and not each.stopping
+        ]
+        if policy.max_parallel_total is None:
+            assert all(each.slots is None for each in running)
+            return
+        hosts = sum(view.hosts for view in self.state.clusters)
+        total = max(rounded_down(policy.max_parallel_total, hosts), 1)
+        assert sum(each.slots or 0 for each in running) <= total
+        assert all(each.slots is not None for each in running)
+        assert self.lowered or all(each.slots for each in running)
+        if running and not any(each.stopping and not each.ended for each in self.clusters.values()):
+            assert any(each.slots for each in running), "somebody goes on"
+
+    def check_pause(self) -> None:
+        """It is paused only if every cluster that has not ended said so after it was told."""
+        open_clusters = [each for each in self.clusters.values() if not each.ended]
+        assert is_paused(self.state) == all(each.quiet for each in open_clusters)
+        if shown_phase(self.state) == "paused":
+            assert self.state.paused is not None
+            assert all(each.quiet for each in open_clusters)
 
 
 def names(cluster: str, count: int) -> tuple[str, ...]:
@@ -123,16 +283,22 @@ def names(cluster: str, count: int) -> tuple[str, ...]:
 
 
 def new(
-    hosts: dict[str, int], policy: RolloutPolicy | None = None, *, gate: bool = False, **limits: Any
+    hosts: dict[str, int],
+    policy: RolloutPolicy | None = None,
+    *,
+    gate: bool = False,
+    more_gates: tuple[str, ...] = (),
+    **limits: Any,
 ) -> RolloutRun:
     """A rollout whose clusters list their hosts."""
+    gates = ("start", *more_gates) if gate else more_gates
     state = rollout_state(
-        policy or RolloutPolicy(), PlanLimits(**limits), tuple(hosts), has_gate=gate
+        policy or RolloutPolicy(), PlanLimits(**limits), tuple(hosts), gates=gates
     )
     return RolloutRun(state, {name: Cluster(name, count) for name, count in hosts.items()})
 
 
-def planned(run: RolloutRun, cluster: str, **told: Any) -> list[RolloutCommand]:
+def planned(run: RolloutRun, cluster: str, **told: Any) -> list[Followed]:
     """This cluster has made its list."""
     hosts = told.pop("hosts", names(cluster, run.clusters[cluster].hosts))
     return run.tell(
@@ -143,10 +309,14 @@ def planned(run: RolloutRun, cluster: str, **told: Any) -> list[RolloutCommand]:
 
 
 def running(
-    hosts: dict[str, int], policy: RolloutPolicy | None = None, *, gate: bool = False
+    hosts: dict[str, int],
+    policy: RolloutPolicy | None = None,
+    *,
+    gate: bool = False,
+    more_gates: tuple[str, ...] = (),
 ) -> RolloutRun:
     """A rollout whose plan is complete and whose gate was passed."""
-    run = new(hosts, policy, gate=gate)
+    run = new(hosts, policy, gate=gate, more_gates=more_gates)
     for cluster in hosts:
         planned(run, cluster)
     if gate:
@@ -161,92 +331,196 @@ def ended(
     return ClusterEnded(cluster=cluster, outcome=outcome, reason=reason, **counts)
 
 
-def play(rng: random.Random, policy: RolloutPolicy) -> RolloutRun:
-    """Any legal order of events: clusters plan, fail to, run, stop, die; people vote and abort."""
-    count = rng.randint(1, 6)
-    gate = rng.random() < 0.5
+def arrives(run: RolloutRun, cluster: str, wave: int, **told: Any) -> list[Followed]:
+    """A cluster has come to the gate before a wave."""
+    run.clusters[cluster].at_gate = wave
+    return progressed(run, cluster, at_gate=wave, **told)
+
+
+def progressed(run: RolloutRun, cluster: str, **told: Any) -> list[Followed]:
+    """A cluster tells how far it is."""
+    counts = {"acted": 0, "failed": 0, "unreachable": 0, **told}
+    return run.tell(ClusterProgressed(cluster=cluster, **counts))
+
+
+def some_gates(rng: random.Random, clusters: tuple[str, ...], rings: int) -> tuple[str, ...]:
+    """Gates, by chance: of waves, for all and for one, and of rings."""
+    waves = ("promote", "wave-2", "wave-3")
+    every = [*waves, *(f"{wave}/{rng.choice(clusters)}" for wave in waves)]
+    every += [f"ring-{number}" for number in range(2, rings + 1)]
+    share = rng.choice([0.0, 0.3, 0.8])
+    return tuple(gate for gate in every if rng.random() < share)
+
+
+def asked_by_somebody(rng: random.Random, run: RolloutRun) -> Asked:
+    """A verb, by chance; it may well be refused."""
+    where = rng.choice([None, None, *run.clusters])
+    policy = attrs.evolve(
+        run.state.policy,
+        max_parallel_total=rng.choice([None, rng.randint(1, 9), f"{rng.randint(1, 100)}%"]),
+        max_parallel_clusters=rng.choice([None, rng.randint(1, 4)]),
+        max_parallel=rng.randint(1, 9),
+    )
+    verbs: list[Asked] = [
+        PauseRequested(after=rng.choice(["host", "step"]), cluster=where),
+        ResumeRequested(cluster=where),
+        ResumeRequested(),
+        LimitsRequested(policy=policy),
+        SkipRequested(cluster=where, wave=rng.randint(1, 3)),
+        SkipRequested(cluster=rng.choice([*run.clusters]), hosts=frozenset({"c0-0"})),
+    ]
+    return rng.choice(verbs)
+
+
+def play(rng: random.Random, policy: RolloutPolicy | None = None) -> RolloutRun:
+    """Any legal order of events: clusters plan, fail to, run, stop, die; people vote, steer and abort."""
+    clusters = tuple(f"c{index}" for index in range(rng.randint(1, 6)))
+    policy = a_policy(rng, clusters) if policy is None else policy
     run = new(
-        {f"c{index}": rng.choice([0, 1, 5, 50]) for index in range(count)},
+        {name: rng.choice([0, 1, 5, 50]) for name in clusters},
         policy,
-        gate=gate,
+        gate=rng.random() < 0.5,
+        more_gates=some_gates(rng, clusters, len(policy.rings)),
         allow_empty=rng.random() < 0.8,
         max_hosts=rng.choice([None, None, None, 60]),
         expect_hosts=rng.choice([None, None, None, 50]),
     )
+    if not run.state.window_open:
+        run.tell(WindowChanged(True))
+    for cluster in run.clusters.values():
+        gated = (wave for wave in (1, 2, 3) if gate_before(run.state, cluster.name, wave))
+        cluster.gates = [wave for wave in gated if rng.random() < 0.9]
     trouble, death = rng.choice([0.0, 0.1, 0.5]), rng.choice([0.0, 0.0, 0.05])
-    abort = rng.choice([0.0, 0.0, 0.05])
-    for _ in range(500):
+    abort, steers = rng.choice([0.0, 0.0, 0.02]), rng.choice([0.0, 0.05, 0.2])
+    closes = rng.choice([0.0, 0.0, 0.01])
+    for turn in range(1_500):
         if run.over:
             break
-        if rng.random() < abort:
-            run.tell(AbortRequested("enough"))
-        cluster = rng.choice(
-            [each for each in run.clusters.values() if not each.ended] or [*run.clusters.values()]
+        if turn > 500:  # people have done all that they wanted
+            steers = abort = 0.0
+            if run.state.paused or any(view.paused for view in run.state.clusters):
+                if why_refused(run.state, ResumeRequested()) is None:
+                    run.tell(ResumeRequested())
+            if not run.state.window_open:
+                run.tell(WindowChanged(True))
+        play_a_turn(
+            rng, run, trouble=trouble, death=death, abort=abort, steers=steers, closes=closes
         )
-        if rng.random() < death:
-            run.tell(ended(cluster.name, Outcome.STOPPED, "terminated"))
-        elif run.gate_open and not run.gate_passed and not cluster.told:
-            if rng.random() < 0.3:
-                outcome = rng.choice([Outcome.REJECTED, Outcome.EXPIRED])
-                run.tell(
-                    GatePassed() if rng.random() < 0.6 else GateShut(outcome=outcome, reason="no")
-                )
-        elif not cluster.planned and not cluster.told:
-            if rng.random() < 0.05:
-                run.tell(ClusterNotPlanned(cluster=cluster.name, problem="no inventory"))
-            else:
-                planned(run, cluster.name, max_parallel=rng.randint(1, 9))
-        elif cluster.told:
-            # Its list may be on its way still; somebody who was told to stop ends, sooner or later.
-            if not cluster.planned and rng.random() < 0.3:
-                planned(run, cluster.name)
-            if rng.random() < 0.5:
-                run.tell(ended(cluster.name, Outcome.STOPPED, cluster.told[0]))
-        elif cluster.granted:
-            bad = rng.random() < trouble
-            cluster.failed += bad
-            counts: dict[str, Any] = {
-                "acted": cluster.failed,
-                "failed": cluster.failed,
-                "unreachable": 0,
-            }
-            stopped = "too many" if bad and rng.random() < 0.3 else None
-            if stopped is None and rng.random() < 0.4:
-                outcome = Outcome.PARTIAL if cluster.failed else Outcome.PATCHED
-                run.tell(ended(cluster.name, outcome, **counts))
-            else:
-                run.tell(ClusterProgressed(cluster=cluster.name, stopped=stopped, **counts))
-                if stopped:
-                    run.tell(ended(cluster.name, Outcome.STOPPED, stopped, **counts))
     return run
+
+
+def play_a_turn(
+    rng: random.Random,
+    run: RolloutRun,
+    *,
+    trouble: float,
+    death: float,
+    abort: float,
+    steers: float,
+    closes: float,
+) -> None:
+    """Something happens."""
+    if rng.random() < abort:
+        run.tell(AbortRequested(reason="enough", now=rng.random() < 0.5))
+    if rng.random() < steers:
+        asked = asked_by_somebody(rng, run)
+        if why_refused(run.state, asked) is None:
+            run.tell(asked)
+        run.tell(WindowChanged(rng.random() < 0.7))
+    if rng.random() < closes:
+        run.tell(WindowsClosed("the windows have closed", for_good=rng.random() < 0.3))
+    waiting = [gate for gate in run.open_gates if gate not in run.passed]
+    if waiting and rng.random() < 0.2:
+        gate, outcome = rng.choice(waiting), rng.choice([Outcome.REJECTED, Outcome.EXPIRED])
+        no = GateShut(gate=gate, outcome=outcome, reason="no")
+        if rng.random() < 0.9:
+            run.tell(GatePassed(gate))
+        else:
+            run.tell(no)
+    cluster = rng.choice(
+        [each for each in run.clusters.values() if not each.ended] or [*run.clusters.values()]
+    )
+    if rng.random() < death:
+        run.tell(ended(cluster.name, Outcome.STOPPED, "terminated"))
+    elif not cluster.planned and not cluster.stopping:
+        if rng.random() < 0.05:
+            run.tell(ClusterNotPlanned(cluster=cluster.name, problem="no inventory"))
+        else:
+            planned(run, cluster.name, max_parallel=rng.randint(1, 9))
+    elif cluster.stopping:
+        # Its list may be on its way still; somebody who was told to stop ends, sooner or later.
+        if not cluster.planned and rng.random() < 0.3:
+            planned(run, cluster.name)
+        if rng.random() < 0.5:
+            reason = (*cluster.told, *cluster.cancelled)[0]
+            run.tell(ended(cluster.name, Outcome.STOPPED, reason))
+    else:
+        goes_on(rng, run, cluster, trouble)
+
+
+def goes_on(rng: random.Random, run: RolloutRun, cluster: Cluster, trouble: float) -> None:
+    """A cluster that has its list tells something, where it has something to tell."""
+    (view,) = (each for each in run.state.clusters if each.name == cluster.name)
+    counts = {"acted": cluster.failed, "failed": cluster.failed, "unreachable": 0}
+    still: dict[str, Any] = {"at_gate": cluster.at_gate, **counts}
+    if pause_of(run.state, view) is not None:
+        progressed(run, cluster.name, quiet=rng.random() < 0.5, **still)
+    elif run.state.paused is None and rng.random() < 0.1:
+        progressed(run, cluster.name, **still)
+    elif cluster.granted and cluster.slots != 0 and run.state.window_open:
+        if cluster.at_gate is not None and cluster.at_gate not in cluster.opened:
+            return
+        if cluster.gates and rng.random() < 0.5:
+            arrives(run, cluster.name, cluster.gates.pop(0), **counts)
+            return
+        cluster.at_gate = None
+        bad = rng.random() < trouble
+        cluster.failed += bad
+        counts = {"acted": cluster.failed, "failed": cluster.failed, "unreachable": 0}
+        stopped = "too many" if bad and rng.random() < 0.3 else None
+        if stopped is None and rng.random() < 0.4 and not cluster.gates:
+            outcome = Outcome.PARTIAL if cluster.failed else Outcome.PATCHED
+            run.tell(ended(cluster.name, outcome, **counts))
+        else:
+            run.tell(ClusterProgressed(cluster=cluster.name, stopped=stopped, **counts))
+            if stopped:
+                run.tell(ended(cluster.name, Outcome.STOPPED, stopped, **counts))
 
 
 def check(run: RolloutRun) -> None:
     """What holds for every rollout at its end."""
-    assert run.over == 1, "it ends"
+    assert run.over == 1, f"it ends (it is {shown_phase(run.state)})"
     if run.state.outcome is None:
         assert all(each.granted for each in run.clusters.values()), "every cluster had its turn"
     else:
         assert run.state.reason
 
 
-def a_policy(rng: random.Random) -> RolloutPolicy:
+def a_policy(rng: random.Random, clusters: tuple[str, ...]) -> RolloutPolicy:
     """A policy, by chance."""
+    rings: list[list[str]] = []
+    if rng.random() < 0.5:
+        for name in clusters:
+            if not rings or rng.random() < 0.5:
+                rings.append([])
+            rings[-1].append(name)
+        rng.shuffle(rings)
     return RolloutPolicy(
+        rings=rings,
         max_parallel_total=rng.choice([None, rng.randint(1, 9), f"{rng.randint(1, 100)}%"]),
         max_parallel_clusters=rng.choice([None, rng.randint(1, 4)]),
         total_failure_budget=rng.choice([None, FailureBudget(max_failures=rng.randint(0, 5))]),
+        failure_budget=FailureBudget(max_failures=rng.choice([0, 5, 50])),
         stop_scope=rng.choice(["rollout", "cluster"]),
     )
 
 
 @pytest.mark.parametrize("block", range(6))
 def test_any_order_of_events_ends(block: int) -> None:
-    """Thousands of rollouts: grants keep their sums, nothing runs before the gate, each one ends."""
+    """Thousands of rollouts: grants keep their sums, nothing runs before its gates, each one ends."""
     for seed in range(block * SEEDS // 6, (block + 1) * SEEDS // 6):
-        rng = random.Random(seed)
         try:
-            check(play(rng, a_policy(rng)))
+            check(play(random.Random(seed)))
         except BaseException as error:
             raise AssertionError(f"seed {seed}: {error}") from error
 
@@ -254,17 +528,24 @@ def test_any_order_of_events_ends(block: int) -> None:
 @given(st.integers(min_value=SEEDS))
 def test_any_order_of_events_ends_property(seed: int) -> None:
     """The same, as a property."""
-    rng = random.Random(seed)
-    check(play(rng, a_policy(rng)))
+    check(play(random.Random(seed)))
 
 
 def test_the_simulation_reaches_every_outcome() -> None:
-    """The simulated rollouts end in every way that a rollout can decide by itself."""
-    outcomes = set()
-    for seed in range(1_000):
-        rng = random.Random(seed)
-        outcomes.add(play(rng, a_policy(rng)).state.outcome)
-    assert outcomes == {None, Outcome.STOPPED, Outcome.REJECTED, Outcome.EXPIRED, Outcome.ABORTED}
+    """The simulated rollouts end in every way that a rollout can decide by itself, and are steered."""
+    runs = [play(random.Random(seed)) for seed in range(1_000)]
+    assert {run.state.outcome for run in runs} == {
+        None,
+        Outcome.STOPPED,
+        Outcome.REJECTED,
+        Outcome.EXPIRED,
+        Outcome.ABORTED,
+    }
+    asked = {gate.partition("/")[0] for run in runs for gate in run.open_gates}
+    assert {"start", "promote", "wave-2", "wave-3", "ring-2"} <= asked
+    assert any("/" in gate for run in runs for gate in run.open_gates)
+    granted = [each for run in runs for each in run.commands if isinstance(each, GrantSlots)]
+    assert sum(each.slots == 0 for each in granted) > 5, "slots are taken back"
 
 
 # The plan
@@ -404,7 +685,7 @@ def test_a_gate_that_is_shut_ends_the_rollout(outcome: Outcome) -> None:
     run = new({"eu-1": 2}, gate=True)
     planned(run, "eu-1")
     assert run.tell(GateShut(outcome=outcome, reason="no")) == [StopCluster("eu-1", "no")]
-    assert run.tell(AbortRequested("enough")) == []
+    assert run.tell(AbortRequested(reason="enough")) == []
     assert run.tell(ended("eu-1", Outcome.STOPPED, "no")) == [EndRollout()]
     assert (run.state.outcome, run.state.reason) == (outcome, "no")
 
@@ -528,10 +809,10 @@ def test_an_abort_is_legal_in_every_phase(phase: str) -> None:
         run.tell(GatePassed())
     if phase == "stopping":
         run.tell(ended("a", Outcome.STOPPED, "1 host failed"))
-    commands = run.tell(AbortRequested("aborted: enough"))
+    commands = run.tell(AbortRequested(reason="aborted: enough"))
     left = ["b"] if phase == "stopping" else ["a", "b"]
     assert commands == [CancelCluster(name, "aborted: enough") for name in left]
-    assert run.tell(AbortRequested("again")) == []
+    assert run.tell(AbortRequested(reason="again")) == []
     for name in left:
         run.tell(ended(name, Outcome.ABORTED, "aborted: enough"))
     before = "; before that: cluster 'a': 1 host failed" if phase == "stopping" else ""
@@ -547,7 +828,7 @@ def test_a_list_that_comes_after_the_abort_starts_nothing() -> None:
     for gate in (True, False):
         run = new({"a": 2, "b": 2}, gate=gate)
         planned(run, "a")
-        run.tell(AbortRequested("enough"))
+        run.tell(AbortRequested(reason="enough"))
         assert planned(run, "b") == []
         assert run.state.outcome is Outcome.ABORTED
 
@@ -569,3 +850,143 @@ def test_an_old_message_takes_no_sample_back() -> None:
     assert run.state.outcome is None
     run.tell(ClusterProgressed(cluster="b", acted=1, failed=0, unreachable=0))
     assert run.state.reason == "over all clusters: 3 hosts failed, 2 allowed"
+
+
+# Gates before waves and rings
+
+
+def test_a_gate_of_all_asks_when_nobody_is_on_the_way_to_it() -> None:
+    """Who stands at an earlier gate is on the way, too; who has passed it or has ended is not."""
+    gates = ("promote/us-1", "wave-2")
+    run = running({"eu-1": 9, "us-1": 9}, more_gates=gates)
+    assert arrives(run, "eu-1", 2) == []
+    assert arrives(run, "us-1", 1) == [OpenGate("promote/us-1")]
+    assert run.tell(GatePassed("promote/us-1")) == [OpenWaves("us-1", frozenset({1}))]
+    assert progressed(run, "us-1") == []
+    assert arrives(run, "us-1", 2) == [OpenGate("wave-2")]
+    assert set(run.tell(GatePassed("wave-2"))) == {
+        OpenWaves("eu-1", frozenset({2})),
+        OpenWaves("us-1", frozenset({1, 2})),
+    }
+
+
+def test_a_gate_of_one_cluster_asks_at_once_and_stops_it_alone() -> None:
+    """Rejected under stop_scope="cluster" the others go on, and the first reason stays."""
+    policy = RolloutPolicy(stop_scope="cluster")
+    run = running({"a": 9, "b": 9, "c": 9}, policy, more_gates=("promote/a", "promote/b"))
+    assert arrives(run, "a", 1) == [OpenGate("promote/a")]
+    no = GateShut(gate="promote/a", outcome=Outcome.REJECTED, reason="not a")
+    assert run.tell(no) == [StopCluster("a", "not a")]
+    arrives(run, "b", 1)
+    run.tell(GateShut(gate="promote/b", outcome=Outcome.EXPIRED, reason="too late"))
+    assert (run.state.outcome, run.state.reason) == (Outcome.REJECTED, "not a")
+    for cluster, outcome in (("a", Outcome.STOPPED), ("b", Outcome.STOPPED)):
+        run.tell(ended(cluster, outcome, run.clusters[cluster].told[0]))
+    assert run.tell(ended("c")) == [EndRollout()]
+
+
+def test_a_vote_on_a_cluster_that_has_ended_tells_it_nothing() -> None:
+    """Its workflow may have been terminated while people voted."""
+    policy = RolloutPolicy(stop_scope="cluster")
+    run = running({"a": 9, "b": 9}, policy, more_gates=("promote/a",))
+    arrives(run, "a", 1)
+    run.tell(ended("a", Outcome.STOPPED, "terminated"))
+    no = GateShut(gate="promote/a", outcome=Outcome.REJECTED, reason="no")
+    assert run.tell(no) == []
+    assert run.state.reason == "cluster 'a': terminated"
+
+
+def test_rings_come_one_after_the_other_behind_their_gates() -> None:
+    """The gate of a ring asks when the ring before it has ended."""
+    policy = RolloutPolicy(rings=[["b", "c"], ["a"]])
+    run = running({"a": 9, "b": 9, "c": 9}, policy, more_gates=("ring-2",))
+    assert run.commands == [GrantSlots("b", None), GrantSlots("c", None)]
+    assert run.tell(ended("b")) == []
+    assert run.tell(ended("c")) == [OpenGate("ring-2")]
+    assert run.tell(GatePassed("ring-2")) == [GrantSlots("a", None)]
+
+
+def test_a_ring_of_which_nobody_is_left_is_not_asked_for() -> None:
+    """Its clusters died while the first ring ran: a vote would be about nothing."""
+    policy = RolloutPolicy(rings=[["a"], ["b"]], stop_scope="cluster")
+    run = running({"a": 9, "b": 9}, policy, more_gates=("ring-2",))
+    run.tell(ended("b", Outcome.STOPPED, "terminated"))
+    assert run.tell(ended("a")) == [EndRollout()]
+
+
+# Limits
+
+
+def limits(run: RolloutRun, **changes: Any) -> list[Followed]:
+    """Somebody changes limits."""
+    return run.tell(LimitsRequested(policy=attrs.evolve(run.state.policy, **changes)))
+
+
+def test_a_lower_total_takes_slots_back() -> None:
+    """The widest gives first, down to none where the total is lower than the clusters are many."""
+    run = running({"a": 9, "b": 9, "c": 9}, RolloutPolicy(max_parallel_total=5, max_parallel=9))
+    assert run.commands == [GrantSlots("a", 2), GrantSlots("b", 2), GrantSlots("c", 1)]
+    assert {*limits(run, max_parallel_total=3)} == {GrantSlots("a", 1), GrantSlots("b", 1)}
+    limits(run, max_parallel_total=1)
+    assert sorted(each.slots or 0 for each in run.clusters.values()) == [0, 0, 1]
+    assert run.tell(ended("c")) == [GrantSlots("a", 1)]
+
+
+def test_a_cluster_without_slots_holds_up_no_gate() -> None:
+    """It would wait for slots that the cluster at the gate has, and that one for it."""
+    run = running({"a": 9, "b": 9}, RolloutPolicy(max_parallel_total=2), more_gates=("promote",))
+    limits(run, max_parallel_total=1)
+    (one,) = (each.name for each in run.clusters.values() if each.slots)
+    assert arrives(run, one, 1) == [OpenGate("promote")]
+
+
+def test_fewer_clusters_at_once_end_what_has_begun() -> None:
+    """They keep their slots, which count in the total; none begins in their place."""
+    policy = RolloutPolicy(max_parallel_total=6, max_parallel_clusters=3, max_parallel=9)
+    run = new({"a": 9, "b": 9, "c": 9, "d": 9}, policy)
+    for cluster in run.clusters:
+        planned(run, cluster, max_parallel=9)
+    limits(run, max_parallel_clusters=1)
+    assert [each.slots for each in run.clusters.values()] == [2, 2, 2, 0]
+    run.tell(ended("a"))
+    assert not run.clusters["d"].granted
+
+
+def test_a_wider_cluster_gets_more_of_the_total() -> None:
+    """A share is bounded by what the cluster can use now, not by what it could when it was planned."""
+    run = new({"a": 9}, RolloutPolicy(max_parallel_total=6))
+    planned(run, "a", max_parallel=1)
+    assert run.commands == [GrantSlots("a", 1)]
+    assert limits(run, max_parallel=4) == [GrantSlots("a", 4)]
+
+
+# Pause
+
+
+def test_it_is_paused_only_if_everybody_said_so_after_it_was_told() -> None:
+    """What a cluster said before the pause, or before the next one, does not count."""
+    run = running({"a": 9, "b": 9})
+    progressed(run, "a", quiet=True)
+    run.tell(PauseRequested(after="host"))
+    assert shown_phase(run.state) == "pausing"
+    progressed(run, "a", quiet=True)
+    assert shown_phase(run.state) == "pausing"
+    progressed(run, "b", quiet=True)
+    assert shown_phase(run.state) == "paused"
+    run.tell(PauseRequested(after="step"))
+    assert shown_phase(run.state) == "pausing"
+    progressed(run, "a", quiet=True)
+    run.tell(ended("b"))
+    assert shown_phase(run.state) == "paused"
+    run.tell(ResumeRequested())
+    assert shown_phase(run.state) == "running"
+
+
+def test_a_resume_of_all_resumes_every_cluster() -> None:
+    """Also one that was paused alone; the stricter of two pauses holds until then."""
+    run = running({"a": 9, "b": 9})
+    run.tell(PauseRequested(after="step", cluster="a"))
+    run.tell(PauseRequested(after="host"))
+    assert [pause_of(run.state, view) for view in run.state.clusters] == ["step", "host"]
+    run.tell(ResumeRequested())
+    assert [pause_of(run.state, view) for view in run.state.clusters] == [None, None]

@@ -22,6 +22,7 @@ from temporalio.converter import DataConverter
 from temporal_patching import models
 from temporal_patching.exceptions import InvalidRequest
 from temporal_patching.models import (
+    Abort,
     ApprovalReport,
     ClusterReport,
     GateReport,
@@ -30,7 +31,11 @@ from temporal_patching.models import (
     HostState,
     HostTask,
     PatchRequest,
+    Pause,
+    Resume,
     RolloutReport,
+    SetLimits,
+    Skip,
     StepResult,
     Vote,
     WireType,
@@ -58,7 +63,7 @@ WIRE_TYPES = sorted(
     },
     key=lambda each: each.__name__,
 )
-ASKED = {PatchRequest, Vote, Host}
+ASKED = {PatchRequest, Vote, Host, Abort, Pause, Resume, SetLimits, Skip}
 """What people write: a misspelt field is an error there. Everything else is read back leniently."""
 
 REQUEST: dict[str, Any] = {"clusters": ["eu-1"], "requester": "carol@example.com"}
@@ -338,9 +343,10 @@ def test_how_fields_relate_is_said_with_the_path_too() -> None:
         "'exclude_hosts' must not name hosts of 'only_hosts' (got ['a']) @ $",
     )
     (said,) = problems({**REQUEST, "approvals": {"strat": policy}})
-    assert (
-        said == "'approvals' must name gates of ('start',) (got 'strat'), did you mean 'start'? @ $"
-    )
+    assert said.startswith("'approvals' must name gates of the rollout (got 'strat'): gates are ")
+    assert said.endswith(" @ $")
+    (said,) = problems({**REQUEST, "approvals": {"promote/nobody": policy}})
+    assert said.endswith(": the request has no cluster 'nobody' @ $")
 
 
 @pytest.mark.parametrize("value", [None, 5, "eu-1", True, 1.5, [], [REQUEST], [[]]])

@@ -3,6 +3,7 @@
 All of them are frozen, validate themselves when made and convert themselves, under any data converter.
 """
 
+from ..policy._explain import Because
 from ..policy._states import HostState, Outcome
 from ._report import (
     ApprovalReport,
@@ -24,6 +25,7 @@ from ._steering import (
     Abort,
     AuditRecord,
     AuditReport,
+    Explanation,
     Pause,
     Resume,
     SetLimits,
@@ -47,10 +49,12 @@ __all__ = [
     "ApprovalReport",
     "AuditRecord",
     "AuditReport",
+    "Because",
     "ClusterProgress",
     "ClusterReport",
     "ClusterSummary",
     "CompletedSteps",
+    "Explanation",
     "FleetHealth",
     "FleetQuery",
     "GateReport",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import final
 
 import attrs
@@ -12,6 +12,7 @@ from ..policy._cluster import PauseAfter
 from ..policy._rollout_policy import RebootWhen, RolloutPolicy
 from ..policy._rules import as_tuple
 from ..policy._steps import Step
+from ..policy._window import MaintenanceWindows
 from ._report import ClusterProgress
 from ._request import PatchRequest
 from ._task import HostTask
@@ -79,6 +80,7 @@ class ClusterOrders(WireType):
     sequence: int
     slots: int | None = 0
     stop: str | None = None
+    finishes: bool = False
     paused: PauseAfter | None = None
     kill: str | None = None
     opened: tuple[int, ...] = ()
@@ -92,7 +94,11 @@ class ClusterOrders(WireType):
     def steered(self) -> bool:
         """Whether it has more than a grant or a stop in it."""
         plain = ClusterOrders(
-            sequence=self.sequence, slots=self.slots, stop=self.stop, window_open=self.window_open
+            sequence=self.sequence,
+            slots=self.slots,
+            stop=self.stop,
+            finishes=self.finishes,
+            window_open=self.window_open,
         )
         return self != plain
 
@@ -157,3 +163,26 @@ class BusyHost(WireType):
 
     workflow_id: str
     timeout: timedelta
+
+
+@final
+@attrs.frozen(kw_only=True)
+class WindowQuery(WireType):
+    """May hosts start at this moment? Asked by an activity, since time zone rules differ between workers."""
+
+    _refuses_unknown = False
+
+    windows: MaintenanceWindows
+    at: datetime
+
+
+@final
+@attrs.frozen(kw_only=True)
+class WindowAnswer(WireType):
+    """Whether hosts may start, until when that holds, and why."""
+
+    _refuses_unknown = False
+
+    open: bool
+    until: datetime | None = None
+    reason: str = ""

@@ -10,6 +10,7 @@ import attrs
 
 from ..policy._amount import Amount, amount
 from ..policy._cluster import PauseAfter
+from ..policy._explain import Because
 from ..policy._rollout_policy import FailureBudget, RolloutPolicy
 from ..policy._rules import (
     as_tuple,
@@ -210,3 +211,25 @@ class AuditReport(WireType):
 
     records: tuple[AuditRecord, ...] = ()
     omitted: int = 0
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Explanation(WireType):
+    """The answer of the ``explain`` query.
+
+    Attributes:
+        rollout: Its workflow id.
+        phase: Its phase now.
+        waits: What must happen before it goes on.
+        stopped: Why nothing new starts any more.
+        next: What would stop it next.
+    """
+
+    _refuses_unknown = False
+
+    rollout: str
+    phase: str
+    waits: tuple[Because, ...] = ()
+    stopped: tuple[Because, ...] = ()
+    next: tuple[Because, ...] = ()

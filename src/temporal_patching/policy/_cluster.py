@@ -298,8 +298,8 @@ def _window_changed(state: ClusterState, event: WindowChanged) -> Decision:
 
 def _pause_changed(state: ClusterState, event: PauseChanged) -> Decision:
     before = state.paused
-    if event.after == before:
-        return state, ()
+    if event.after == before or state.stopped is not None:
+        return state, ()  # one that stops is on its way out: nobody would tell it to go on
     state, commands = _fill(attrs.evolve(state, paused=event.after))
     if (event.after == "step") != (before == "step"):
         return state, (*commands, HaltHosts(halt=event.after == "step"))
@@ -331,7 +331,13 @@ def _skipped(state: ClusterState, event: Skipped) -> Decision:
     for host in event.hosts:
         if codes[host : host + 1] == CODES[HostState.NOT_STARTED]:
             codes[host] = CODES[HostState.SKIPPED][0]
-    return _fill(attrs.evolve(state, codes=bytes(codes), skip_waves=state.skip_waves | event.waves))
+    new, wave = event.waves - state.skip_waves, state.group.wave
+    state = attrs.evolve(state, codes=bytes(codes), skip_waves=state.skip_waves | new)
+    if wave in new and not wave_begun(state, wave):
+        state = _without_wave(state, wave)
+    if state.at_barrier == "gate" and wave + 1 in event.waves:
+        state = attrs.evolve(state, at_barrier=None)  # what it waits for does not come
+    return _fill(state)
 
 
 _DECIDE: Mapping[type, Callable[[ClusterState, Any], Decision]] = {
@@ -346,6 +352,12 @@ _DECIDE: Mapping[type, Callable[[ClusterState, Any], Decision]] = {
     LimitsChanged: _limits_changed,
     Skipped: _skipped,
 }
+
+
+def wave_begun(state: ClusterState, wave: int) -> bool:
+    """Whether a host of this wave, or of one after it, has started: it is too late to skip it."""
+    group = state.group
+    return wave < group.wave or (wave == group.wave and group.started > 0)
 
 
 def quiet(state: ClusterState) -> bool:
@@ -382,10 +394,18 @@ def why_stop(state: ClusterState) -> str | None:
 
 
 def _stop(state: ClusterState, reason: str, cancel: bool) -> Decision:
-    state = attrs.evolve(state, stopped=reason if state.stopped is None else state.stopped)
+    stand_still = state.paused == "step"
+    state = attrs.evolve(
+        state,
+        stopped=reason if state.stopped is None else state.stopped,
+        paused=None,  # nobody resumes what stops: its hosts would stand still for ever
+        halted=frozenset(),
+    )
     if state.in_flight == 0:
         return attrs.evolve(state, ended=True), (EndCluster(),)
-    return state, (CancelHosts(reason),) if cancel else ()
+    if cancel:
+        return state, (CancelHosts(reason),)
+    return state, (HaltHosts(halt=False),) if stand_still else ()
 
 
 def _cancels(state: ClusterState) -> bool:
@@ -417,7 +437,7 @@ def _fill(state: ClusterState) -> Decision:
 
 def _waits(state: ClusterState) -> bool:
     """Whether something from outside is still to come: the rollout's word, a person's, a clock's."""
-    if state.slots == 0:
+    if state.slots == 0 and (_left(state) or not wave_begun(state, 0 if state.plan.pilots else 1)):
         return True
     return _left(state) and (
         state.at_barrier is not None or state.paused is not None or not state.window_open
@@ -454,6 +474,8 @@ def _at_barrier(state: ClusterState) -> Decision:
     """Soaks, asks, and opens the next wave where the group before it has ended."""
     if state.in_flight or state.at_barrier or _room_in_group(state) or not _left(state):
         return state, ()
+    if state.slots == 0:
+        return state, ()  # it is not its turn
     wave = state.group.wave + 1
     if state.plan.soaks and state.group.started and not state.soaked:
         return attrs.evolve(state, at_barrier="soak"), (BeginSoak(state.group.wave),)

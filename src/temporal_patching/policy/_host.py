@@ -240,6 +240,7 @@ def _step_ended(state: Procedure, event: StepEnded) -> Decision:
             else event.reboot_required
         ),
         boot_id=event.boot_id or state.boot_id,
+        killed=None if step.kind == "update" else state.killed,  # it was done before it was torn
     )
     return _next(state)
 

@@ -15,7 +15,7 @@ import attrs
 from ._amount import rounded_down
 from ._cluster import PauseAfter
 from ._gates import START, wave_gate
-from ._rollout_policy import RolloutPolicy, allowed
+from ._rollout_policy import RolloutPolicy, allowed, cluster_plan
 from ._rules import canonical, did_you_mean
 from ._states import Outcome
 
@@ -49,6 +49,8 @@ class ClusterView:
     max_parallel: int = 0
     slots: int | None = 0
     stop: str | None = None
+    finishes: bool = False
+    """What is in flight when it stops runs to its end, whatever the policy says."""
     acted: int = 0
     failed: int = 0
     unreachable: int = 0
@@ -101,7 +103,13 @@ def rollout_state(
 ) -> RolloutState:
     """A rollout of which nothing has started."""
     views = tuple(ClusterView(name=name) for name in clusters)
-    return RolloutState(policy=policy, limits=limits, clusters=views, gates=frozenset(gates))
+    return RolloutState(
+        policy=policy,
+        limits=limits,
+        clusters=views,
+        gates=frozenset(gates),
+        window_open=policy.windows is None,  # until somebody has looked
+    )
 
 
 # Events
@@ -212,6 +220,14 @@ class WindowChanged:
     open: bool
 
 
+@attrs.frozen
+class WindowsClosed:
+    """The maintenance windows have closed, and it is not to wait. ``for_good``: there are no more."""
+
+    reason: str
+    for_good: bool = False
+
+
 RolloutEvent: TypeAlias = (
     ClusterPlanned
     | ClusterNotPlanned
@@ -225,6 +241,7 @@ RolloutEvent: TypeAlias = (
     | LimitsRequested
     | SkipRequested
     | WindowChanged
+    | WindowsClosed
 )
 
 
@@ -365,9 +382,10 @@ def _shut(state: RolloutState, outcome: Outcome, reason: str) -> Decision:
 
 
 def _told_to_stop(state: RolloutState, clusters: Iterable[str], reason: str) -> Decision:
-    told = tuple(clusters)
+    views = (_view(state, name) for name in clusters)
+    told = tuple(view.name for view in views if view.phase != "ended" and view.stop is None)
     for name in told:
-        state = _with(state, name, stop=_view(state, name).stop or reason)
+        state = _with(state, name, stop=reason)
     return state, tuple(TellCluster(name) for name in told)
 
 
@@ -375,7 +393,7 @@ def _told_to_stop(state: RolloutState, clusters: Iterable[str], reason: str) -> 
 
 
 def _gate_passed(state: RolloutState, event: GatePassed) -> Decision:
-    if event.gate in state.passed:
+    if event.gate in state.passed or event.gate not in state.asked:
         return state, ()
     state = attrs.evolve(state, passed=state.passed | {event.gate})
     if event.gate == START:
@@ -388,11 +406,14 @@ def _gate_passed(state: RolloutState, event: GatePassed) -> Decision:
 
 
 def _gate_shut(state: RolloutState, event: GateShut) -> Decision:
+    if event.gate in state.passed or event.gate not in state.asked:
+        return state, ()
     if state.phase == "gate" and event.gate == START:
         return _shut(state, event.outcome, event.reason)
     if state.phase != "running" or event.gate == START:
         return state, ()
-    state = attrs.evolve(state, outcome=event.outcome, reason=state.reason or event.reason)
+    if state.outcome is None:  # else a cluster has stopped alone before: the first reason stays
+        state = attrs.evolve(state, outcome=event.outcome, reason=event.reason)
     cluster = event.gate.partition("/")[2]
     if cluster and state.policy.stop_scope == "cluster":
         return _told_to_stop(state, [cluster], event.reason)
@@ -416,15 +437,18 @@ def _at_gates(state: RolloutState) -> Decision:
         gate = gate_before(state, view.name, view.at_gate or 0)
         if gate is None or gate in state.asked:
             continue
-        on_their_way = [
-            each
-            for each in state.clusters
-            if each.phase == "running" and each.stop is None and each not in waiting
-        ]
-        if "/" in gate or not on_their_way:
+        on_their_way = (_is_on_its_way(each, view.at_gate or 0) for each in state.clusters)
+        if "/" in gate or not any(on_their_way):
             state = attrs.evolve(state, asked=state.asked | {gate})
             commands = (*commands, OpenGate(gate))
     return state, commands
+
+
+def _is_on_its_way(view: ClusterView, wave: int) -> bool:
+    # One without slots does not move: to wait for it would be to wait for whoever has them, for ever.
+    if view.phase != "running" or view.stop is not None or view.slots == 0:
+        return False
+    return view.at_gate is None or view.at_gate < wave
 
 
 def _let_pass(state: RolloutState) -> Decision:
@@ -568,6 +592,10 @@ def shown_phase(state: RolloutState) -> str:
 
 def _limits_requested(state: RolloutState, event: LimitsRequested) -> Decision:
     state = attrs.evolve(state, policy=event.policy)
+    for view in state.clusters:
+        if view.phase in ("planned", "running"):
+            wide = cluster_plan(event.policy, view.hosts).max_parallel
+            state = _with(state, view.name, max_parallel=wide)
     commands = tuple(TellCluster(name) for name in _unfinished(state))
     why = _total_exceeded(state) if state.phase == "running" else None
     if why is not None:
@@ -592,6 +620,16 @@ def _window_changed(state: RolloutState, event: WindowChanged) -> Decision:
         return state, ()
     state = attrs.evolve(state, window_open=event.open)
     return state, tuple(TellCluster(name) for name in _unfinished(state))
+
+
+def _windows_closed(state: RolloutState, event: WindowsClosed) -> Decision:
+    if state.phase in ("listing", "gate") and event.for_good:
+        return _shut(state, Outcome.STOPPED, event.reason)
+    if state.phase != "running":
+        return state, ()  # nothing has begun: it waits for the next ones
+    for name in _unfinished(state):  # what has started is never cut off by a window that closes
+        state = _with(state, name, finishes=True)
+    return _stop_all(state, event.reason)
 
 
 def _abort_requested(state: RolloutState, event: AbortRequested) -> Decision:
@@ -639,8 +677,9 @@ def ring_of(state: RolloutState) -> tuple[int, tuple[str, ...]]:
 
 def _ring_gate(state: RolloutState) -> str | None:
     """The gate before the ring whose turn it is, if people guard it and have not opened it."""
-    gate = f"ring-{ring_of(state)[0]}"
-    return gate if gate in state.gates - state.passed else None
+    number, ring = ring_of(state)
+    gate = f"ring-{number}"
+    return gate if ring and gate in state.gates - state.passed else None
 
 
 def grants(state: RolloutState) -> dict[str, int | None]:
@@ -648,16 +687,20 @@ def grants(state: RolloutState) -> dict[str, int | None]:
     if _ring_gate(state) is not None:
         return {}
     at_once, ring = state.policy.max_parallel_clusters, ring_of(state)[1]
-    unfinished = (view for view in state.clusters if view.phase in ("planned", "running"))
-    turn = [view for view in unfinished if view.name in ring][:at_once]
+    running = [view for view in state.clusters if view.phase == "running"]
+    planned = [view for view in state.clusters if view.phase == "planned" and view.name in ring]
+    more = None if at_once is None else max(at_once - len(running), 0)
+    going = [view for view in running if view.stop is None]
+    turn = [*going, *planned[:more]]
     limit = state.policy.max_parallel_total
     if limit is None:
         return {view.name: None for view in turn}
     total = max(rounded_down(limit, sum(view.hosts for view in state.clusters)), 1)
     shares = {view.name: view.slots or 0 for view in turn}
     wanted = {view.name: max(view.max_parallel, 1) for view in turn}
-    free = total - sum(shares.values())
-    while free < 0 and max(shares.values()) > 1:  # the limit was lowered: the widest gives first
+    ending = sum(view.slots or 0 for view in running if view.stop is not None)
+    free = total - ending - sum(shares.values())
+    while free < 0 and any(shares.values()):  # the limit was lowered: the widest gives first
         widest = max(shares, key=lambda name: shares[name])
         shares[widest] -= 1
         free += 1
@@ -666,7 +709,8 @@ def grants(state: RolloutState) -> dict[str, int | None]:
             if free > 0 and shares[name] < wanted[name]:
                 shares[name] += 1
                 free -= 1
-    return {name: share for name, share in shares.items() if share}
+    begun = {view.name for view in going}
+    return {name: share for name, share in shares.items() if share or name in begun}
 
 
 def _when_ended(state: RolloutState, commands: tuple[RolloutCommand, ...]) -> Decision:
@@ -688,6 +732,7 @@ _DECIDE: Mapping[type, Callable[[RolloutState, Any], Decision]] = {
     LimitsRequested: _limits_requested,
     SkipRequested: _skip_requested,
     WindowChanged: _window_changed,
+    WindowsClosed: _windows_closed,
 }
 
 

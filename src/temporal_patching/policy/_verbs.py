@@ -123,14 +123,15 @@ def _abort(state: RolloutState, asked: AbortRequested) -> str | None:
 
 def _set_limits(state: RolloutState, asked: LimitsRequested) -> str | None:
     """A limit below what has failed already would be an abort by another name."""
-    policy = asked.policy
-    for view in state.clusters:
+    policy, now = asked.policy, state.policy
+    # A budget that stays as it is was not asked for, also where it has stopped a cluster.
+    for view in state.clusters if policy.failure_budget != now.failure_budget else ():
         why = allowed(policy.failure_budget, view.hosts).why_exceeded(
             failed=view.failed, unreachable=view.unreachable, sample=view.acted
         )
         if why is not None and view.phase != "ended":
             return f"'failure_budget' is below what has failed in cluster {view.name!r}: {why}"
-    if policy.total_failure_budget is not None:
+    if policy.total_failure_budget not in (None, now.total_failure_budget):
         views = state.clusters
         why = allowed(policy.total_failure_budget, sum(v.hosts for v in views)).why_exceeded(
             failed=sum(view.failed for view in views),
@@ -146,10 +147,13 @@ def _skip(state: RolloutState, asked: SkipRequested) -> str | None:
     if state.phase == "listing":
         return "cannot skip before the hosts are known"
     if asked.wave is not None:
-        return None
+        going = [view for view in state.clusters if view.phase != "ended"]
+        meant = [view for view in going if asked.cluster in (None, view.name)]
+        again = all(asked.wave in view.skip_waves for view in meant)
+        return f"wave {asked.wave} is skipped already" if again else None
     views = [view for view in state.clusters if view.name == asked.cluster]
-    again = [host for view in views for host in asked.hosts if canonical(host) in view.skip]
-    return f"host {again[0]!r} is skipped already" if again else None
+    twice = [host for view in views for host in asked.hosts if canonical(host) in view.skip]
+    return f"host {twice[0]!r} is skipped already" if twice else None
 
 
 _CONDITIONS: Mapping[type, Callable[[RolloutState, Any], str | None]] = {

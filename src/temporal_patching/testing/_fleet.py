@@ -16,7 +16,16 @@ from typing_extensions import override
 
 from ..activity import PatchActivities
 from ..exceptions import HostUnreachable, InvalidRequest, OutcomeUnknown
-from ..models import HostList, HostQuery, HostTask, Notice, StepResult
+from ..models import (
+    FleetHealth,
+    FleetQuery,
+    Host,
+    HostList,
+    HostQuery,
+    HostTask,
+    Notice,
+    StepResult,
+)
 from ..policy._rules import did_you_mean
 
 PATIENCE = timedelta(seconds=30)
@@ -298,6 +307,9 @@ class SimulatedFleet(PatchActivities):
         faults: What is wrong, by host (by cluster for ``list_hosts``, and by ``"notify"`` for the notifier):
             one fault, or several.
         page_size: Hosts in a page of ``list_hosts``. Default: all.
+        labels: Labels of hosts, by name.
+        down: Names of the hosts that are listed as down already.
+        health: What ``check_fleet_health`` answers, in order; the last answer repeats. Default: healthy.
 
     Raises:
         InvalidRequest: A fault is for a host that the fleet does not have.
@@ -316,6 +328,9 @@ class SimulatedFleet(PatchActivities):
         latency: timedelta = timedelta(0),
         faults: Mapping[str, Fault | Sequence[Fault]] | None = None,
         page_size: int | None = None,
+        labels: Mapping[str, Mapping[str, str]] | None = None,
+        down: Iterable[str] = (),
+        health: Sequence[FleetHealth] = (FleetHealth(verdict="healthy"),),
     ) -> None:
         self.seed = seed
         self._names = {
@@ -346,6 +361,9 @@ class SimulatedFleet(PatchActivities):
                     self._hosts[name] = _EFFECTS[fault.step](self._hosts[name])
         self._latency = latency.total_seconds()
         self._page_size = page_size
+        self._labels = {name: dict(some) for name, some in (labels or {}).items()}
+        self._down = frozenset(down)
+        self._health = tuple(health)
         self._chance = {name: Random(f"{seed}/{name}") for name in known}
         self._spoilt: Counter[tuple[str, int]] = Counter()
         self._applied: dict[str, StepResult] = {}
@@ -454,7 +472,8 @@ class SimulatedFleet(PatchActivities):
         )
 
     def _steps(self) -> Iterable[Effect]:
-        return [each for each in self._log if each.step != "list_hosts"]
+        of_clusters = ("list_hosts", "check_fleet_health")
+        return [each for each in self._log if each.step not in of_clusters]
 
     # Steering by condition, not by sleeping
 
@@ -530,9 +549,11 @@ class SimulatedFleet(PatchActivities):
         await self._run("list_hosts", task)
         first = int(query.page or 0)
         end = len(names) if self._page_size is None else first + self._page_size
-        return HostList(
-            hosts=tuple(names[first:end]), next_page=str(end) if end < len(names) else None
+        hosts = tuple(
+            Host(name=name, labels=self._labels.get(name, {}), down=name in self._down)
+            for name in names[first:end]
         )
+        return HostList(hosts=hosts, next_page=str(end) if end < len(names) else None)
 
     @override
     async def check_preconditions(self, task: HostTask) -> StepResult:
@@ -581,6 +602,14 @@ class SimulatedFleet(PatchActivities):
     @override
     async def clear_maintenance_mode(self, task: HostTask) -> StepResult:
         return await self._run("clear_maintenance_mode", task)
+
+    @override
+    async def check_fleet_health(self, query: FleetQuery) -> FleetHealth:
+        step = "check_fleet_health"
+        asked = sum(each.step == step and each.what == "began" for each in self._log)
+        task = HostTask(rollout=query.rollout, cluster=query.cluster, host=query.cluster, step=step)
+        await self._run(step, task)
+        return self._health[min(asked, len(self._health) - 1)]
 
     @override
     async def notify(self, notice: Notice) -> None:

@@ -236,7 +236,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         if orders.kill is not None and self._host_orders.kill is None:
             self._order_hosts(kill=orders.kill)
         if orders.stop is not None:
-            cancel = self._policy.in_flight == "cancel"
+            cancel = self._policy.in_flight == "cancel" and not orders.finishes
             self._events.append(machine.StopRequested(reason=orders.stop, cancel=cancel))
         elif self._frozen:
             self._events.append(machine.PauseChanged(orders.paused))

@@ -27,6 +27,7 @@ from ..models import (
     ClusterProgress,
     ClusterReport,
     ClusterSummary,
+    Explanation,
     GateReport,
     HostReport,
     Notice,
@@ -45,19 +46,26 @@ from ..models._orders import (
     ClusterUpdate,
     ProcedureQuery,
     ResolvedProcedure,
+    WindowAnswer,
+    WindowQuery,
 )
 from ..models._report import MAX_LISTED, listed
 from ..models._steering import Order
 from ..policy import HostState, NoticeKind, Outcome
 from ..policy import _rollout as machine
 from ..policy import _verbs as verbs
+from ..policy._explain import OpenGate, Work, what_would_stop_it, why_it_stopped, why_it_waits
 from ..policy._rules import canonical
+from ..policy._window import MaintenanceWindows
 from ._approval import ApprovalEvent, ApprovalMixin
 from ._cluster_run import LOST, digest
 from ._failures import chain, root_text, wait_undisturbed
 from ._loop import MachineLoop
 from ._notices import Notices
 from ._raw import read
+
+RARELY = timedelta(days=300)
+"""When calendars are looked at again that do not change for longer than can be foreseen."""
 
 MAX_AUDIT = 500
 """Records that the audit keeps."""
@@ -104,6 +112,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._unsent: set[str] = set()
         self._aborting: str | None = None
         self._gates_open: dict[str, asyncio.Task[None]] = {}
+        self._window: WindowAnswer | None = None
         self._asked_pause: set[str] = set()
         """Clusters that have asked for a pause and not been resumed since."""
         self._answers: dict[tuple[str, str], Steered] = {}
@@ -157,12 +166,40 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             else:
                 self._children[cluster] = None
                 self._start(self._patch(cluster))
+        windows = self._request.policy.windows
+        watching = None if windows is None else self._start(self._watch(windows))
         await self._run()
-        for gate in self._gates_open.values():
-            gate.cancel()
+        for waiting in (*self._gates_open.values(), watching):
+            if waiting is not None:
+                waiting.cancel()
         report = self.report()
         self._notify("finished", f"{self._id}: {report.summary}")
         await self._notices.drain()
+
+    async def _watch(self, windows: MaintenanceWindows) -> None:
+        """Opens and closes with the calendars. Recorded: time zone rules differ between workers."""
+        was_open = False
+        while True:
+            opening = self._window = await self._look_at(windows)
+            self._events.append(machine.WindowChanged(opening.open))
+            for_good = not opening.open and opening.until is None
+            stops = was_open and not opening.open and windows.on_window_close == "stop"
+            if for_good or stops:
+                self._events.append(machine.WindowsClosed(opening.reason, for_good))
+            was_open = was_open or opening.open
+            until = opening.until or workflow.now() + RARELY
+            await workflow.sleep(until - workflow.now(), summary=opening.reason[:100])
+
+    async def _look_at(self, windows: MaintenanceWindows) -> WindowAnswer:
+        answer = await workflow.execute_activity(
+            "look_at_windows",
+            WindowQuery(windows=windows, at=workflow.now()),
+            result_type=RawValue,
+            start_to_close_timeout=timedelta(minutes=1),
+            retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=30)),
+            summary="maintenance windows, recorded",
+        )
+        return read(answer, WindowAnswer)
 
     def _ended(self) -> bool:
         return self._state.phase == "ended"
@@ -314,6 +351,53 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             )
         )
 
+    def explain(self) -> Explanation:
+        """Why it waits, why it stopped, what would stop it next."""
+        waiting = tuple(
+            OpenGate(
+                gate=gate.gate,
+                approvers=gate.approvers,
+                approved_by=tuple(vote.by for vote in gate.votes if vote.approve),
+                quorum=gate.quorum,
+                deadline=gate.deadline,
+            )
+            for gate in self._gates.approvals().gates
+            if gate.waiting
+        )
+        said = (self._cluster_progress(name) for name in self._request.clusters)
+        work = tuple(
+            Work(
+                cluster=each.cluster,
+                phase=each.phase,
+                waits_for=each.waits_for,
+                in_flight=len(each.in_flight),
+            )
+            for each in said
+        )
+        paused = next(
+            (each for each in reversed(self._audit) if each.what.startswith("pause")), None
+        )
+        by = (
+            ""
+            if paused is None
+            else f"{paused.by}: {paused.reason}"
+            if paused.reason
+            else paused.by
+        )
+        window = self._window.reason if self._window is not None else ""
+        windows = self._request.policy.windows
+        stops = (
+            windows is not None and windows.on_window_close == "stop" and self._state.window_open
+        )
+        closes = window if stops else ""
+        return Explanation(
+            rollout=self._id,
+            phase=machine.shown_phase(self._state),
+            waits=why_it_waits(self._state, gates=waiting, work=work, paused_by=by, window=window),
+            stopped=why_it_stopped(self._state),
+            next=what_would_stop_it(self._state, gates=waiting, closes=closes),
+        )
+
     def audit(self) -> AuditReport:
         """Decisions and accepted verbs, in order."""
         return AuditReport(records=tuple(self._audit), omitted=self._audit_count - len(self._audit))
@@ -421,6 +505,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             sequence=1 if last is None else last.sequence + 1,
             slots=view.slots,
             stop=view.stop,
+            finishes=view.finishes,
             paused=machine.pause_of(state, view),
             kill=state.reason if state.aborting == "kill" else None,
             opened=tuple(sorted(view.opened)),
@@ -605,7 +690,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 for gate in gates
             )
         if not state.window_open:
-            return "the next maintenance window"
+            return f"the next maintenance window: {self._window.reason if self._window else ''}"
         return f"clusters {', '.join(open_clusters)}" if open_clusters else ""
 
     def _outcome(self) -> Outcome:

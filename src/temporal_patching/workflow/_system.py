@@ -18,6 +18,7 @@ from ..models import (
     Abort,
     AuditReport,
     CompletedSteps,
+    Explanation,
     GateReport,
     PatchRequest,
     Pause,
@@ -76,7 +77,7 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
     * ``run``, decorated with ``@workflow.run``: call ``await self.rollout(request)``.
 
     Never override handlers (``approve``, ``reject``, ``approvals``, ``pause``, ``resume``, ``abort``,
-    ``set_limits``, ``skip``, ``progress``, ``completed_steps``, ``audit``, ``cluster_update``).
+    ``set_limits``, ``skip``, ``progress``, ``completed_steps``, ``audit``, ``explain``, ``cluster_update``).
     """
 
     _request_type = PatchRequest
@@ -293,6 +294,14 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
     def audit(self) -> AuditReport:
         """Every decision and every accepted verb, in order: who, when, why, before and after."""
         return self.__run.audit() if self.__run is not None else AuditReport()
+
+    @final
+    @workflow.query(name="explain", description="Why it waits or stopped, what would stop it next.")
+    def explain(self) -> Explanation:
+        """Why it waits, why it stopped, and what would stop it next, each with its evidence."""
+        if self.__run is not None:
+            return self.__run.explain()
+        return Explanation(rollout=workflow.info().workflow_id, phase="listing")
 
     async def _execute(self, request: PatchRequest) -> RolloutReport:
         return await self.rollout(request)
