@@ -809,12 +809,13 @@ def go_steered(seed: int) -> tuple[Procedure, list[str], list[str]]:
             event = KillRequested("aborted now")
         elif state.running is None or asked < 0.1:
             befell.append(rng.choice(["halt", "go on", "go on", "cancel", "kill"]))
-            event = {
+            steering: dict[str, HostEvent] = {
                 "halt": HaltRequested(True),
                 "go on": HaltRequested(False),
                 "cancel": CancelRequested("sibling failed"),
                 "kill": KillRequested("aborted now"),
-            }[befell[-1]]
+            }
+            event = steering[befell[-1]]
         elif rng.random() < trouble or (befell[-1:] in (["kill"], ["cancel"]) and asked < 0.6):
             event = StepBroke(step=state.running, message="boom", cancelled=rng.random() < 0.5)
         else:

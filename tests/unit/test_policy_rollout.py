@@ -398,9 +398,8 @@ def play(rng: random.Random, policy: RolloutPolicy | None = None) -> RolloutRun:
             break
         if turn > 500:  # people have done all that they wanted
             steers = abort = 0.0
-            if run.state.paused or any(view.paused for view in run.state.clusters):
-                if why_refused(run.state, ResumeRequested()) is None:
-                    run.tell(ResumeRequested())
+            if why_refused(run.state, ResumeRequested()) is None:
+                run.tell(ResumeRequested())
             if not run.state.window_open:
                 run.tell(WindowChanged(True))
         play_a_turn(
@@ -461,7 +460,7 @@ def play_a_turn(
 def goes_on(rng: random.Random, run: RolloutRun, cluster: Cluster, trouble: float) -> None:
     """A cluster that has its list tells something, where it has something to tell."""
     (view,) = (each for each in run.state.clusters if each.name == cluster.name)
-    counts = {"acted": cluster.failed, "failed": cluster.failed, "unreachable": 0}
+    counts: dict[str, Any] = {"acted": cluster.failed, "failed": cluster.failed, "unreachable": 0}
     still: dict[str, Any] = {"at_gate": cluster.at_gate, **counts}
     if pause_of(run.state, view) is not None:
         progressed(run, cluster.name, quiet=rng.random() < 0.5, **still)

@@ -302,7 +302,7 @@ def test_a_pause_twice_is_refused_and_a_stricter_one_is_not() -> None:
     state = told(state, PauseRequested(after="step"))
     assert state.paused == "step"
     for after in ("host", "step"):
-        why = why_refused(state, PauseRequested(after=after))  # type: ignore[arg-type]
+        why = why_refused(state, PauseRequested(after=after))
         assert why == "it is paused already, after each step"
 
 

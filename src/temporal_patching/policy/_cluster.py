@@ -329,7 +329,7 @@ def _limits_changed(state: ClusterState, event: LimitsChanged) -> Decision:
 def _skipped(state: ClusterState, event: Skipped) -> Decision:
     codes = bytearray(state.codes)
     for host in event.hosts:
-        if codes[host : host + 1] == CODES[HostState.NOT_STARTED]:
+        if state.codes[host : host + 1] == CODES[HostState.NOT_STARTED]:
             codes[host] = CODES[HostState.SKIPPED][0]
     new, wave = event.waves - state.skip_waves, state.group.wave
     state = attrs.evolve(state, codes=bytes(codes), skip_waves=state.skip_waves | new)

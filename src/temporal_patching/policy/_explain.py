@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from typing import final
 
 import attrs
 
@@ -11,6 +12,7 @@ from ._rollout import ClusterView, RolloutState, pause_of, ring_of, shown_phase
 from ._rollout_policy import FailureBudget, allowed
 
 
+@final
 @attrs.frozen(kw_only=True)
 class Because:
     """One reason.

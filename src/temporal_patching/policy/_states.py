@@ -53,9 +53,9 @@ class Outcome(str, Enum):
     STOPPED = "STOPPED"
     """It stopped by itself; ``reason`` says why."""
     REJECTED = "REJECTED"
-    """An approver rejected it. Nothing was touched."""
+    """An approver rejected it at a gate. Nothing was touched if that gate was the first."""
     EXPIRED = "EXPIRED"
-    """Nobody decided in time. Nothing was touched."""
+    """Nobody decided at a gate in time. Nothing was touched if that gate was the first."""
     ABORTED = "ABORTED"
     """Somebody cancelled it."""
 

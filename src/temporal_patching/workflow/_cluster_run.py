@@ -255,9 +255,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             state = machine.host_state(self._state, index)
             if state not in (HostState.NOT_STARTED, HostState.SKIPPED):
                 self._too_late[self._hosts[index].name] = None
-        begun = [wave for wave in orders.skip_waves if wave <= self._state.group.wave]
-        for wave in begun:
-            if wave not in self._state.skip_waves:
+        for wave in orders.skip_waves:
+            if wave not in self._state.skip_waves and machine.wave_begun(self._state, wave):
                 self._too_late[f"wave {wave}"] = None
         return machine.Skipped(hosts=frozenset(hosts), waves=frozenset(orders.skip_waves))
 
