@@ -113,7 +113,12 @@ class PatchRequest(WireType):
             if gate not in GATES:
                 yield f"'approvals' must name gates of {GATES!r} (got {gate!r}){did_you_mean(gate, GATES)}"
             others = {canonical(name) for name in policy.approvers} - {canonical(self.requester)}
-            if len(others) < policy.quorum:
+            if not others:
+                yield (
+                    f"'approvals[{gate!r}].approvers' must name somebody beside the requester, whose own vote "
+                    f"does not count (got {list(policy.approvers)!r})"
+                )
+            elif len(others) < policy.quorum:
                 yield (
                     f"'approvals[{gate!r}].quorum' must be <= {len(others)}, the approvers without "
                     f"the requester (got {policy.quorum})"
