@@ -49,7 +49,7 @@ class SignedReport(ApprovalMixin):
 
     @workflow.run
     async def run(self, file: str, author: str, seconds: int) -> bool:
-        decision = await self.approval("sign", self.policy)
+        decision = await self.approval("sign")
         if decision.approved:
             signatures = [f"signed: {vote.by}, {vote.at:%Y-%m-%d}\n" for vote in decision.votes]
             await workflow.execute_activity(

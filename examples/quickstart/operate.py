@@ -10,7 +10,7 @@ from datetime import timedelta
 from temporalio.client import Client
 
 from temporal_patching.client import Rollout
-from temporal_patching.exceptions import RolloutFailed
+from temporal_patching.exceptions import RolloutExists, RolloutFailed
 from temporal_patching.models import HostState, PatchRequest
 from temporal_patching.policy import ApprovalPolicy, FailureBudget, RolloutPolicy
 from workflows import PatchWebFleet
@@ -51,11 +51,14 @@ async def main(id: str = "patch-2026-11") -> None:
         report = await again.result()
     except RolloutFailed as failed:  # rejected, expired, stopped, aborted, or hosts not patched
         report = failed.report
-    print(report.outcome.value, "with", report.counts[HostState.PATCHED], "hosts patched")
+    print(report.outcome, "with", report.counts[HostState.PATCHED], "hosts patched")
     for host in report.hosts:  # those that are not
-        print(host.cluster, host.host, host.state.value, host.reason)
+        print(host.cluster, host.host, host.state, host.reason)
     print("left out of service:", list(report.left_out_of_service))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    try:
+        asyncio.run(main(*sys.argv[1:]))
+    except RolloutExists as exists:
+        sys.exit(str(exists))

@@ -40,7 +40,10 @@ def _name(folder: str) -> str:
 def _folders() -> list[str]:
     """The exercises in order, then what leads further."""
     found = [path.parent.name for path in Path(__file__).parent.glob("*/run.py")]
-    return sorted(found, key=lambda folder: (not re.match(r"e\d", folder), folder))
+    numbers = {
+        folder: [int(each) for each in re.findall(r"\d+", _name(folder))] for folder in found
+    }
+    return sorted(found, key=lambda folder: (not numbers[folder], numbers[folder], folder))
 
 
 EXERCISES: Mapping[str, str] = {_name(folder): folder for folder in _folders()}
@@ -70,7 +73,7 @@ async def run(names: Sequence[str], *, own_server: bool, pictures: Path) -> bool
             began = time.monotonic()
             try:
                 exercise = find(name)
-                rows = exercise.rows(await exercise.show(stage))
+                rows = exercise.rows(await exercise.show(stage.anew()))
             except Exception as error:
                 traceback.print_exc()
                 rows = [Row("", "it runs", f"{type(error).__name__}: {error}", False)]

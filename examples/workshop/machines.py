@@ -131,12 +131,17 @@ class Fleet:
         """Makes the machines.
 
         Args:
-            folder: An empty folder for them.
+            folder: A folder for them, which is not there yet.
             clusters: The names of each cluster's machines.
             step_seconds: What a step takes.
             unit_seconds: What a unit of an update takes.
             units: How many units an update has.
+
+        Raises:
+            FileExistsError: The folder is there: these would be another fleet's machines.
         """
+        if folder.exists():
+            raise FileExistsError(f"{folder} is there already: each fleet needs one of its own")
         pace = {"step_seconds": step_seconds, "unit_seconds": unit_seconds, "units": units}
         for cluster, names in clusters.items():
             for name in names:

@@ -14,12 +14,11 @@ from typing import Any
 
 import attrs
 
+from .stage import PATIENCE
+
 __all__ = ["browser", "photograph"]
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-PATIENCE = 30
-"""Seconds that one picture may take."""
 
 
 def browser() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
@@ -69,6 +70,8 @@ WorkflowT = TypeVar("WorkflowT", bound=SystemPatchWorkflow)
 StartedT = TypeVar("StartedT", bound=SystemPatchWorkflow)
 AnswerT = TypeVar("AnswerT")
 WireT = TypeVar("WireT", bound=WireType)
+
+_LOGGER = logging.getLogger(__name__)
 
 _NONDETERMINISM = "TMPRL1100"
 
@@ -422,9 +425,11 @@ class Rollout(Generic[WorkflowT]):
                 f"host {host!r} has not started, or its retention is over"
             ) from None
         info = described.workflow_execution_info
-        clusters = f"{self.id}/"
+        rollout, _, _ = info.parent_execution.workflow_id.rpartition(
+            "/"
+        )  # its parent is its cluster
         # Asked before its workflow is: a former rollout's may have no worker any more.
-        if not info.parent_execution.workflow_id.startswith(clusters):
+        if rollout != self.id:
             raise RolloutNotFound(
                 f"host {host!r} has not started: the last that worked on it was "
                 f"{info.root_execution.workflow_id or 'something else'!r}"
@@ -474,8 +479,9 @@ class Rollout(Generic[WorkflowT]):
     ) -> AsyncIterator[RolloutProgress]:
         """The progress, each time it has changed, until the rollout has ended.
 
-        It never raises the rollout's failure. While no worker answers it waits; the last progress has
-        the ``outcome``, if a worker was there to answer.
+        It never raises the rollout's failure. While no worker answers it waits, and says so once in the log
+        (``temporal_patching.client``, a warning); the last progress has the ``outcome``, if a worker was
+        there to answer.
 
         Args:
             every: How often it asks. Default 1 second.
@@ -484,21 +490,22 @@ class Rollout(Generic[WorkflowT]):
             RolloutNotFound: There is no such rollout.
         """
         last: RolloutProgress | None = None
+        answers = True
         while True:
             ended = await self._has_ended()
-            progress = await self._progress_or(last)
+            progress = last
+            try:
+                progress, answers = await self.progress(), True
+            except NotAnswered as error:
+                if answers and not ended:
+                    _LOGGER.warning("%s Waiting for one.", error)
+                answers = False
             if progress is not None and progress != last:
                 last = progress
                 yield progress
             if ended:
                 return
             await asyncio.sleep(every.total_seconds())
-
-    async def _progress_or(self, last: RolloutProgress | None) -> RolloutProgress | None:
-        try:
-            return await self.progress()
-        except NotAnswered:
-            return last
 
     async def _has_ended(self) -> bool:
         description = await _answered(self.handle.describe(), self.id)
@@ -610,6 +617,11 @@ def _told(error: RPCError, id: str) -> Exception:
         return RolloutNotFound(f"there is no workflow {id!r}, or its retention is over")
     if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
         return _no_worker(id)
+    if "Workflow Task in failed state" in error.message:
+        return NotAnswered(
+            f"{id!r} cannot answer, its workflow task fails: is its class among the workflows of the "
+            "PatchingPlugin? The worker's log says why."
+        )
     return error
 
 

@@ -30,6 +30,8 @@ async def test_a_failed_attempt_leaves_its_trace_in_the_next_one(stage: Stage) -
     assert seen.answer.attempt == 2
 
     assert seen.progress.step == "stop_services"
+    assert seen.progress.attempt == 2
+    assert "the connection is lost" in (seen.progress.last_failure or "")
     assert seen.progress.completed == ("check_preconditions", "set_maintenance_mode")
     assert seen.result.state is HostState.PATCHED
     assert seen.result.completed.count("stop_services") == 1

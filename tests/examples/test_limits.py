@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from examples.workshop.limits import run
 from examples.workshop.stage import Stage
 from temporal_patching.models import HostState, Outcome
 
 
-@pytest.mark.timeout(180)
 async def test_limits_are_met_by_hand_only(stage: Stage) -> None:
     """By hand the server ends or stalls the workflow; a rollout over 300 hosts is far below."""
     seen = await run.show(stage)

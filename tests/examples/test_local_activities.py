@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from examples.workshop.local_activities import run
 from examples.workshop.stage import Stage
 
 
-@pytest.mark.timeout(120)
 async def test_what_they_bring_and_what_they_lose(stage: Stage) -> None:
     """Fewer events; but a dead worker is noticed late, and what was done is done again."""
     seen = await run.show(stage)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from examples.workshop.stage import Stage
 from examples.workshop.versioning import run
 
 
-@pytest.mark.timeout(120)
 async def test_a_rollout_keeps_its_procedure(stage: Stage) -> None:
     """Hosts begun after the release have no new step; those of the next rollout have it."""
     seen = await run.show(stage)

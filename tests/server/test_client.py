@@ -6,12 +6,14 @@ import asyncio
 import itertools
 import time
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from temporalio.client import Client
-from temporalio.worker import Worker
+from temporalio.client import Client, WorkflowQueryFailedError
+from temporalio.worker import Worker, WorkerTuner
 
-from temporal_patching.client import Approvals, Rollout
+from temporal_patching.activity import PatchActivities
+from temporal_patching.client import Approvals, Rollout, _query
 from temporal_patching.exceptions import (
     InvalidRequest,
     NotAnswered,
@@ -20,9 +22,9 @@ from temporal_patching.exceptions import (
     RolloutFailed,
     RolloutNotFound,
 )
-from temporal_patching.models import Outcome, RolloutProgress
+from temporal_patching.models import CompletedSteps, HostList, HostQuery, Outcome, RolloutProgress
 from temporal_patching.policy import ApprovalPolicy, RolloutPolicy
-from temporal_patching.testing import FailAt, SimulatedFleet
+from temporal_patching.testing import FailAt, RefuseAt, SimulatedFleet
 from temporal_patching.worker import PatchingPlugin
 from tests.rollouts import ALICE, BOB, CAROL, ask, ending, eventually, site
 from tests.workflows import QuickFleet
@@ -169,6 +171,74 @@ async def test_the_attempts_of_a_step_are_told(client: Client, unique: str) -> N
         assert (await rollout.cluster_handle(unique).result()).cluster == unique
 
 
+async def test_a_rollout_whose_id_begins_alike_is_another(client: Client, unique: str) -> None:
+    """Ids may have slashes: what ``a/b`` patched is none of ``a``."""
+    fleet = SimulatedFleet({unique: 1})
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(unique), id=f"{unique}/again")
+        assert (await rollout.report()).outcome is Outcome.PATCHED
+        assert (await rollout.completed_steps(host=f"{unique}-1")).steps
+        with pytest.raises(RolloutNotFound, match="has not started"):
+            await Rollout.get(client, unique).completed_steps(host=f"{unique}-1")
+
+
+async def test_report_is_there_whatever_the_outcome(client: Client, unique: str) -> None:
+    """Where result() raises, report() answers; its failure's type is told by result()."""
+    fleet = SimulatedFleet({unique: 1}, faults={f"{unique}-1": RefuseAt("check_preconditions")})
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(unique))
+        report = await rollout.report()
+        assert report.outcome is Outcome.STOPPED
+        assert str(report.outcome) == f"{report.outcome}" == "STOPPED"
+        with pytest.raises(RolloutFailed) as failed:
+            await rollout.result()
+        assert failed.value.type == "RolloutStopped"
+        assert failed.value.report == report
+
+
+class OnceConfused:
+    """A handle whose worker takes a part of the history for the whole, so many times."""
+
+    id = "patch-1"
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    async def query(self, name: str, **_: object) -> CompletedSteps:
+        """Answers, or fails as the SDK does then."""
+        if self.left:
+            self.left -= 1
+            raise WorkflowQueryFailedError("[TMPRL1100] Nondeterminism error: …")
+        return CompletedSteps(steps=(name,))
+
+
+async def test_a_confused_worker_is_asked_again() -> None:
+    """Once: what fails twice is told."""
+    once: Any = OnceConfused(1)
+    assert (await _query(once, "progress", CompletedSteps)).steps == ("progress",)
+    twice: Any = OnceConfused(2)
+    with pytest.raises(NotAnswered, match="TMPRL1100"):
+        await _query(twice, "progress", CompletedSteps)
+
+
+async def test_a_tuner_gets_threads_for_all_that_it_may_allow(client: Client, unique: str) -> None:
+    """Plain methods run in threads: as many as there are slots, and a tuner does not tell them."""
+
+    class Plain(PatchActivities):
+        def list_hosts(self, query: HostQuery) -> HostList:
+            return HostList(hosts=())
+
+    def threads(**options: Any) -> int:
+        queue = f"{unique}-{'-'.join(options)}"
+        worker = Worker(client, task_queue=queue, plugins=[PatchingPlugin(Plain())], **options)
+        executor: Any = worker.config(active_config=True)["activity_executor"]
+        return executor._max_workers
+
+    assert threads() == 100
+    assert threads(max_concurrent_activities=130) == 130
+    assert threads(tuner=WorkerTuner.create_fixed(activity_slots=400)) == 1_000
+
+
 async def test_a_host_of_a_former_rollout_is_not_asked(client: Client, unique: str) -> None:
     """It has not started here: that is said at once, though the former one's worker is gone."""
     fleet = SimulatedFleet({unique: 1})
@@ -188,3 +258,45 @@ async def test_a_host_of_a_former_rollout_is_not_asked(client: Client, unique: s
             await rollout.completed_steps(host=f"{unique}-1", cluster=unique)
         await rollout.cancel()
         await ending(rollout)
+
+
+async def test_watch_says_that_no_worker_is_there(
+    client: Client, unique: str, task_queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It waits, as ever, but not without a word."""
+    rollout = await Rollout.start(client, QuickFleet, ask(unique), id=unique, task_queue=task_queue)
+
+    async def watch() -> list[RolloutProgress]:
+        return [each async for each in rollout.watch()]
+
+    watching = asyncio.create_task(watch())
+
+    async def said() -> bool:
+        return "no worker answered" in caplog.text
+
+    await eventually(said)
+    plugin = PatchingPlugin(SimulatedFleet({unique: 1}), workflows=[QuickFleet])
+    async with Worker(client, task_queue=task_queue, plugins=[plugin]):
+        assert (await watching)[-1].outcome is Outcome.PATCHED
+    assert caplog.text.count("no worker answered") == 1
+
+
+@pytest.mark.provokes_task_failure("the worker does not have the class")
+async def test_a_class_that_the_worker_does_not_have(
+    client: Client, unique: str, task_queue: str
+) -> None:
+    """Said as such, instead of the server's own words."""
+    async with Worker(client, task_queue=task_queue, plugins=[PatchingPlugin()]):
+        rollout = await Rollout.start(
+            client, QuickFleet, ask(unique), id=unique, task_queue=task_queue
+        )
+
+        async def fails() -> bool:
+            try:
+                await rollout.progress()
+            except NotAnswered as error:
+                return "is its class among the workflows" in str(error)
+            return False
+
+        await eventually(fails)
+        await rollout.handle.terminate("nobody will ever run it")

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from temporalio.api.common.v1 import RetryPolicy as RetryPolicyMessage
 from temporalio.common import RetryPolicy
 
+from temporal_patching.activity import PatchActivities
+from temporal_patching.activity._activities import implemented, takes_task
 from temporal_patching.exceptions import InvalidRequest
+from temporal_patching.models import HostTask
 from temporal_patching.policy import DEFAULT_STEPS, Step, Steps
 from temporal_patching.policy._steps import KINDS, resolve
 from temporal_patching.workflow import HostPatchWorkflow
@@ -188,6 +191,12 @@ def test_a_step_is_replaced_by_its_own_name() -> None:
     """A step alone takes the place of the one of its name; nothing of the old one is kept."""
     new = Step("reboot", start_to_close_timeout=timedelta(hours=1))
     assert DEFAULT_STEPS.replace(new) == DEFAULT_STEPS.replace("reboot", new)
+    replace: Any = DEFAULT_STEPS.replace  # as one may write it without a type checker
+    assert problems(lambda: replace("reboot")) == (
+        "'step' must be given: what comes in the place of 'reboot'?",
+    )
+    (said,) = problems(lambda: replace(new, Step("update_firmware")))
+    assert said.startswith("'name' must be the name of a step")
     (said,) = problems(lambda: DEFAULT_STEPS.replace(Step("rebot")))
     assert said.endswith("did you mean 'reboot'?")
 
@@ -254,3 +263,33 @@ def test_what_cannot_run_is_refused(
 ) -> None:
     """Before anything is touched, all at once, with a hint."""
     assert problems(lambda: resolve(steps, methods, unnamed)) == tuple(said)
+
+
+def test_what_is_meant_to_be_a_step() -> None:
+    """By its name, by what it takes, or, without annotations, by what looks like one."""
+
+    class Hosts(PatchActivities):
+        def perform_update(self, anything):  # type: ignore[no-untyped-def]
+            """A step's name."""
+
+        def rebuild(self, x: HostTask) -> None:
+            """Takes a HostTask."""
+
+        def rebuild_more(self, task):  # type: ignore[no-untyped-def]
+            """Its argument is called so."""
+
+        def check_service_heath(self, it):  # type: ignore[no-untyped-def]
+            """A slip of the pen."""
+
+        def connect(self, host):  # type: ignore[no-untyped-def]
+            """Their own."""
+
+        def address(self, host: str) -> str:
+            """Their own."""
+            return host
+
+        def both(self, task, more):  # type: ignore[no-untyped-def]
+            """Their own."""
+
+    steps = [name for name in sorted(implemented(Hosts)) if takes_task(Hosts, name)]
+    assert steps == ["check_service_heath", "perform_update", "rebuild", "rebuild_more"]

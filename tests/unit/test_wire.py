@@ -339,7 +339,8 @@ def test_how_fields_relate_is_said_with_the_path_too() -> None:
     assert problems(
         {**own, "approvals": {"start": policy}, "only_hosts": ["a"], "exclude_hosts": ["A"]}
     ) == (
-        "'approvals['start'].quorum' must be <= 0, the approvers without the requester (got 1) @ $",
+        "'approvals['start'].approvers' must name somebody beside the requester, whose own vote does not "
+        "count (got ['alice']) @ $",
         "'exclude_hosts' must not name hosts of 'only_hosts' (got ['a']) @ $",
     )
     (said,) = problems({**REQUEST, "approvals": {"strat": policy}})

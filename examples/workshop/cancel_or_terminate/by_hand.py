@@ -13,7 +13,7 @@ with workflow.unsafe.imports_passed_through():
 __all__ = ["PatchByHand", "PatchHostByHand"]
 
 LIMIT = timedelta(minutes=5)
-BEAT = timedelta(seconds=1)
+BEAT = timedelta(seconds=2)
 
 
 @workflow.defn

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
 import attrs
-from temporalio.client import Client, WorkflowExecution, WorkflowHandle
+from temporalio.client import WorkflowHandle
 from temporalio.worker import Worker
 
 from temporal_patching.models import RolloutReport
@@ -18,16 +16,13 @@ from temporal_patching.worker import PatchingPlugin
 
 from ..hosts import HandHosts, WorkshopHosts
 from ..machines import Fleet, Machine
-from ..stage import Row, Stage
+from ..stage import PATIENCE, Row, Stage
 from .by_hand import PatchByHand, PatchHostByHand
 from .with_library import report_of, start
 
 __all__ = ["Left", "Seen", "rows", "show"]
 
 Verb = Literal["cancel", "terminate"]
-
-PATIENCE = 30
-"""Seconds that anything here may take."""
 
 
 @attrs.frozen
@@ -81,7 +76,7 @@ async def show(stage: Stage) -> Seen:
 
 async def _by_hand(stage: Stage, verb: Verb) -> Left:
     fleet = _fleet(stage, f"hand-{verb}")
-    queue = stage.id(f"by-hand-{verb}")
+    queue = stage.id(f"ct-hand-{verb}")
     async with Worker(
         stage.client,
         task_queue=queue,
@@ -93,39 +88,37 @@ async def _by_hand(stage: Stage, verb: Verb) -> Left:
         handle = await stage.client.start_workflow(
             PatchByHand.run, "eu-1", id=queue, task_queue=queue
         )
-        begun = await _end_in_the_middle(handle, fleet, verb)
-        workflows = await _all_ended(stage.client, handle.id, 3)
-    return _tell(stage, "by hand", verb, _left(fleet, begun, workflows))
+        begun = await _end_in_the_middle(stage, handle, fleet, verb)
+        workflows = await _all_ended(stage, handle.id, 3)
+    return _tell(stage, "by hand", verb, _left(stage, fleet, begun, workflows))
 
 
 async def _with_library(stage: Stage, verb: Verb) -> tuple[Left, RolloutReport | None]:
     fleet = _fleet(stage, f"library-{verb}")
-    queue = stage.id(f"library-{verb}")
+    queue = stage.id(f"ct-library-{verb}")
     plugin = PatchingPlugin(WorkshopHosts(fleet))
     async with Worker(stage.client, task_queue=queue, plugins=[plugin]):
         rollout = await start(stage.client, id=queue, task_queue=queue)
-        begun = await _end_in_the_middle(rollout.handle, fleet, verb)
+        begun = await _end_in_the_middle(stage, rollout.handle, fleet, verb)
         report = await report_of(rollout)
         # A terminated rollout is over at once. Its children are not: they clear away.
-        workflows = await _all_ended(stage.client, rollout.id, 4)
-    left = _tell(stage, "with the library", verb, _left(fleet, begun, workflows))
-    stage.say(f"    the report: {report.summary if report else 'there is none'}")
+        workflows = await _all_ended(stage, rollout.id, 4)
+    left = _tell(stage, "with the library", verb, _left(stage, fleet, begun, workflows))
+    stage.say(f"    the report: {stage.short(report.summary) if report else 'there is none'}")
     return left, report
 
 
 def _fleet(stage: Stage, name: str) -> Fleet:
-    hosts = [f"ct-{name}-a", f"ct-{name}-b"]
-    return stage.fleet(f"ct-{name}", {"eu-1": hosts}, units=12, unit_seconds=0.2)
+    hosts = stage.hosts(f"ct-{name}", 2)
+    return stage.fleet(f"ct-{name}", {"eu-1": hosts}, units=20, unit_seconds=0.2)
 
 
-async def _end_in_the_middle(handle: WorkflowHandle[Any, Any], fleet: Fleet, verb: Verb) -> int:
+async def _end_in_the_middle(
+    stage: Stage, handle: WorkflowHandle[Any, Any], fleet: Fleet, verb: Verb
+) -> int:
     """Ends it once each machine has a part of its update. Answers how many machines that are."""
     machines = fleet.machines()
-    deadline = time.monotonic() + PATIENCE
-    while not all("unit 1" in machine.done() for machine in machines):
-        if time.monotonic() > deadline:
-            raise TimeoutError("the updates do not begin")
-        await asyncio.sleep(0.05)
+    await stage.until(lambda: all("unit 1" in machine.done() for machine in machines))
     if verb == "cancel":
         await handle.cancel()
     else:
@@ -133,27 +126,25 @@ async def _end_in_the_middle(handle: WorkflowHandle[Any, Any], fleet: Fleet, ver
     return sum(not machine.updated for machine in machines)
 
 
-async def _all_ended(client: Client, id: str, expected: int) -> list[tuple[str, str]]:
+async def _all_ended(stage: Stage, id: str, expected: int) -> list[tuple[str, str]]:
     """How a workflow and all below it have ended, once they have."""
-    ended: list[WorkflowExecution] = []
-    deadline = time.monotonic() + PATIENCE
-    while len(ended) < expected:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{len(ended)} of {expected} workflows of {id} have ended")
-        await asyncio.sleep(0.1)
-        query = f"RootWorkflowId = '{id}' AND ExecutionStatus != 'Running'"
-        ended = [each async for each in client.list_workflows(query)]
+    query = f"RootWorkflowId = '{id}' AND ExecutionStatus != 'Running'"
+    ended = await stage.listed(query, expected)
     ended.sort(key=lambda each: each.start_time)
     return [(each.workflow_type, each.status.name if each.status else "") for each in ended]
 
 
-def _left(fleet: Fleet, begun: int, workflows: Sequence[tuple[str, str]]) -> Left:
+def _left(stage: Stage, fleet: Fleet, begun: int, workflows: Sequence[tuple[str, str]]) -> Left:
     machines = fleet.machines()
+
+    def those(holds: Callable[[Machine], bool]) -> list[str]:
+        return [stage.short(machine.name) for machine in machines if holds(machine)]
+
     return Left(
         hosts=begun,
-        services_down=[each.name for each in machines if not each.services_running],
-        half_updated=[each.name for each in machines if not each.updated],
-        updated_while_serving=[each.name for each in machines if _updated_while_serving(each)],
+        services_down=those(lambda machine: not machine.services_running),
+        half_updated=those(lambda machine: not machine.updated),
+        updated_while_serving=those(_updated_while_serving),
         workflows=workflows,
     )
 
@@ -215,4 +206,4 @@ def _said(left: Left) -> str:
 
 
 def _reported(report: RolloutReport | None) -> str:
-    return "no report" if report is None else report.outcome.value
+    return "no report" if report is None else str(report.outcome)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from temporalio.client import Client, WorkflowFailureError
 
 from temporal_patching.client import Rollout
-from temporal_patching.exceptions import RolloutFailed
 from temporal_patching.models import PatchRequest, RolloutReport
 from temporal_patching.policy import RolloutPolicy
 from temporal_patching.workflow import SystemPatchWorkflow
@@ -26,8 +25,6 @@ async def start(client: Client, *, id: str, task_queue: str) -> Rollout[SystemPa
 async def report_of(rollout: Rollout[SystemPatchWorkflow]) -> RolloutReport | None:
     """What the rollout has to say in the end; None if it had no time to say anything."""
     try:
-        return await rollout.result()
-    except RolloutFailed as failed:
-        return failed.report
+        return await rollout.report()
     except WorkflowFailureError:
         return None

@@ -34,22 +34,23 @@ class Seen:
 
 async def show(stage: Stage) -> Seen:
     stage.say("By hand: one cluster, one host after the other, nobody is asked.")
-    fleet = stage.fleet("by-hand", {"eu-1": ["e0-a", "e0-b"]})
+    a, b, c, d, e, f = stage.hosts("e0", 6)
+    fleet = stage.fleet("e0-by-hand", {"eu-1": [a, b]})
     queue = stage.id("e0-by-hand")
     hosts = HandHosts(fleet)
     async with Worker(
         stage.client, task_queue=queue, workflows=[PatchByHand], activities=hosts.all()
     ):
         await stage.client.execute_workflow(
-            PatchByHand.run, "eu-1", id=stage.id("by-hand"), task_queue=queue
+            PatchByHand.run, "eu-1", id=stage.id("e0-by-hand"), task_queue=queue
         )
-    by_hand = [machine.name for machine in fleet.machines() if machine.updated]
+    by_hand = [stage.short(machine.name) for machine in fleet.machines() if machine.updated]
 
     stage.say("With the library: two clusters beside each other, a pilot each, then the rest.")
-    fleet = stage.fleet("library", {"eu-1": ["e0-c", "e0-d"], "us-1": ["e0-e", "e0-f"]})
+    fleet = stage.fleet("e0-library", {"eu-1": [c, d], "us-1": [e, f]})
     report = await patch(stage, fleet)
     updated = [
-        machine.name
+        stage.short(machine.name)
         for machine in fleet.machines()
         if machine.updated and machine.in_service and machine.services_running
     ]

@@ -24,7 +24,7 @@ async def patch(stage: Stage, fleet: Fleet) -> RolloutReport:
             stage.client,
             SystemPatchWorkflow,
             PatchRequest(clusters=["eu-1", "us-1"], requester="carol@example.com"),
-            id=stage.id("patch"),
+            id=stage.id("e0-library"),
             task_queue=queue,
         )
         async for progress in rollout.watch():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,7 +72,8 @@ class Seen:
 
 async def show(stage: Stage) -> Seen:
     stage.say("By hand. The worker logs the attempt that fails, with a traceback.")
-    fleet = stage.fleet("e1-1-by-hand", {"eu-1": ["e1-1-a"]})
+    by_hand, with_library = stage.hosts("e1-1", 2)
+    fleet = stage.fleet("e1-1-by-hand", {"eu-1": [by_hand]})
     queue = stage.id("e1-1-by-hand")
     hand_hosts = UnsteadyHandHosts(fleet)
     async with Worker(
@@ -83,34 +83,33 @@ async def show(stage: Stage) -> Seen:
         activities=[hand_hosts.stop_services],
     ):
         handle = await stage.client.start_workflow(
-            StopByHand.run, "e1-1-a", id=stage.id("e1-1-by-hand"), task_queue=queue
+            StopByHand.run, by_hand, id=stage.id("e1-1-by-hand"), task_queue=queue
         )
         by_hand_waits = await _waits(stage, handle)
         await handle.result()
         by_hand_ended = await _ended(stage, handle)
-    by_hand_done = fleet.machine("e1-1-a").done().count(STEP)
+    by_hand_done = fleet.machine(by_hand).done().count(STEP)
     stage.say(f"  on the machine: {STEP} was done {by_hand_done} times")
 
     stage.say(
         "\nWith the library: the second attempt knows that it is the second, and looks first."
     )
-    name = stage.id("e1-1-b")
-    fleet = stage.fleet("e1-1-library", {"eu-1": [name]})
+    fleet = stage.fleet("e1-1-library", {"eu-1": [with_library]})
     queue = stage.id("e1-1-library")
     plugin = PatchingPlugin(library.UnsteadyHosts(fleet), workflows=[library.PatchUnsteadyFleet])
     async with Worker(stage.client, task_queue=queue, plugins=[plugin]):
         rollout = await library.start(stage, queue)
-        # A host's workflow has this id, whichever rollout it belongs to.
-        host: WorkflowHandle[Any, HostResult] = stage.client.get_workflow_handle(
-            f"patch-host/{name}", result_type=HostResult
-        )
+        host = rollout.host_handle(with_library)
         step_waits = await _waits(stage, host)
-        progress = await rollout.host_progress(name)
-        stage.say(f"  the host's progress: {progress.step} runs, failure: {progress.failure}")
+        progress = await rollout.host_progress(with_library)
+        stage.say(
+            f"  the host's progress: {progress.step}, attempt {progress.attempt}, "
+            f"the last failure: {stage.short(progress.last_failure or '')!r}"
+        )
         await rollout.result()
         step_ended = await _ended(stage, host)
         result = await host.result()
-    machine = fleet.machine(name)
+    machine = fleet.machine(with_library)
     step_done = machine.done().count(STEP)
     stage.say(f"  on the machine: {STEP} was done {step_done} time")
     answer = await _answer(stage, host)
@@ -134,10 +133,10 @@ async def show(stage: Stage) -> Seen:
 
 async def _waits(stage: Stage, handle: WorkflowHandle[Any, Any]) -> Told:
     """Waits until the first attempt has failed. The second is 2 seconds away then."""
-    pending = await asyncio.wait_for(_failed_once(handle), timeout=20)
+    pending = await _failed_once(stage, handle)
     told = Told(
         attempt=pending.attempt,
-        last_failure=pending.last_failure.message,
+        last_failure=stage.short(pending.last_failure.message),
         events=[_name(event) for event in await _events(handle)],
     )
     stage.say(f"  it waits for attempt {told.attempt}, the last failure: {told.last_failure!r}")
@@ -145,19 +144,26 @@ async def _waits(stage: Stage, handle: WorkflowHandle[Any, Any]) -> Told:
     return told
 
 
-async def _failed_once(handle: WorkflowHandle[Any, Any]) -> PendingActivityInfo:
-    while True:
+async def _failed_once(stage: Stage, handle: WorkflowHandle[Any, Any]) -> PendingActivityInfo:
+    found: list[PendingActivityInfo] = []
+
+    async def has_failed() -> bool:
         try:
-            description = (await handle.describe()).raw_description
+            pending = (await handle.describe()).raw_description.pending_activities
         except RPCError as error:
             # The host's turn has not come yet.
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise
-        else:
-            for pending in description.pending_activities:
-                if pending.activity_type.name == STEP and pending.HasField("last_failure"):
-                    return pending
-        await asyncio.sleep(0.05)
+            return False
+        found.extend(
+            each
+            for each in pending
+            if each.activity_type.name == STEP and each.HasField("last_failure")
+        )
+        return bool(found)
+
+    await stage.until(has_failed)
+    return found[0]
 
 
 async def _ended(stage: Stage, handle: WorkflowHandle[Any, Any]) -> Told:
@@ -170,7 +176,7 @@ async def _ended(stage: Stage, handle: WorkflowHandle[Any, Any]) -> Told:
     )
     told = Told(
         attempt=started.attempt,
-        last_failure=started.last_failure.message,
+        last_failure=stage.short(started.last_failure.message),
         events=[_name(event) for event in events],
     )
     stage.say(f"  in the end the history has: {', '.join(told.events)}")
@@ -224,9 +230,13 @@ def rows(seen: Seen) -> list[Row]:
         _waiting("with the library: while it waits", seen.step_waits),
         Row(
             "the host's progress meanwhile",
-            f"{STEP} runs, 2 steps completed",
-            f"{progress.step} runs, {len(progress.completed)} steps completed",
-            progress.step == STEP and len(progress.completed) == 2,
+            f"{STEP}, attempt 2, a failure, 2 steps completed",
+            f"{progress.step}, attempt {progress.attempt}, "
+            f"{'a' if progress.last_failure else 'no'} failure, "
+            f"{len(progress.completed)} steps completed",
+            (progress.step, progress.attempt) == (STEP, 2)
+            and "lost" in (progress.last_failure or "")
+            and len(progress.completed) == 2,
         ),
         _retried("with the library: in the end", seen.step_ended),
         Row(
@@ -238,7 +248,7 @@ def rows(seen: Seen) -> list[Row]:
         Row(
             "completed steps of the host",
             f"{STEP} once, the host PATCHED",
-            f"{STEP} {completed.count(STEP)} time, the host {seen.result.state.value}",
+            f"{STEP} {completed.count(STEP)} time, the host {seen.result.state}",
             completed.count(STEP) == 1 and seen.updated,
         ),
     ]

@@ -36,7 +36,6 @@ class UnsteadyHosts(WorkshopHosts):
 @workflow.defn
 class PatchUnsteadyHost(HostPatchWorkflow):
     steps = HostPatchWorkflow.steps.replace(
-        "stop_services",
         Step(
             "stop_services",
             # Time to look, before the second attempt. Without maximum_attempts it would never give up.

@@ -117,7 +117,7 @@ async def show(stage: Stage) -> Seen:
     ):
         stage.say("\nWith the library: votes by update. Two must agree, the requester may not.")
         rollout = await library.start(stage, "update", library.both_of_them)
-        asked = await library.notice(hosts, rollout, "approval_requested")
+        asked = await library.notice(stage, hosts, rollout, "approval_requested")
         stage.say(f"  notice to {', '.join(asked.recipients)}: {asked.text}")
         done_before = _machine(fleet, "update").done()
         refused = [await _refused(rollout, MALLORY), await _refused(rollout, CAROL)]
@@ -132,7 +132,7 @@ async def show(stage: Stage) -> Seen:
 
         stage.say("\nVotes by signal: nobody gets an answer, but the query tells.")
         rollout = await library.start(stage, "signal", library.both_of_them)
-        await library.notice(hosts, rollout, "approval_requested")
+        await library.notice(stage, hosts, rollout, "approval_requested")
         for by in (MALLORY, ALICE, BOB):
             await rollout.handle.signal(SystemPatchWorkflow.approve_by_signal, Vote(by=by))
         by_signal = await _ending(stage, rollout, hosts, "signal")
@@ -142,7 +142,7 @@ async def show(stage: Stage) -> Seen:
 
         stage.say("\nOne approves, one rejects: a reject ends it.")
         rollout = await library.start(stage, "reject", library.both_of_them)
-        await library.notice(hosts, rollout, "approval_requested")
+        await library.notice(stage, hosts, rollout, "approval_requested")
         await rollout.approve(by=ALICE)
         await rollout.reject(by=BOB, reason="not on a Friday")
         rejected = await _ending(stage, rollout, hosts, "reject")
@@ -182,12 +182,14 @@ async def show(stage: Stage) -> Seen:
 
 
 async def _by_hand(stage: Stage) -> ByHand:
-    fleet = stage.fleet("e1-by-hand", {"eu-1": ["e1-stranger", "e1-twice", "e1-late"]})
+    names = [stage.id(f"e1-{name}") for name in ("stranger", "twice", "late")]
+    fleet = stage.fleet("e1-by-hand", {"eu-1": names})
+    stranger, twice, late = map(fleet.machine, names)
     queue = stage.id("e1-by-hand")
 
-    async def patch(host: str, *votes: str) -> WorkflowHandle[ApprovedByHand, None]:
+    async def patch(machine: Machine, *votes: str) -> WorkflowHandle[ApprovedByHand, None]:
         handle = await stage.client.start_workflow(
-            ApprovedByHand.run, host, id=stage.id(host), task_queue=queue
+            ApprovedByHand.run, machine.name, id=machine.name, task_queue=queue
         )
         for by in votes:
             await handle.signal(ApprovedByHand.approve, by)
@@ -200,21 +202,19 @@ async def _by_hand(stage: Stage) -> ByHand:
         workflows=[ApprovedByHand],
         activities=[HandHosts(fleet).perform_update],
     ):
-        strangers = await patch("e1-stranger", MALLORY, MALLORY)
+        strangers = await patch(stranger, MALLORY, MALLORY)
         await strangers.result()
-        stranger = fleet.machine("e1-stranger").updated
-        stage.say(f"  {MALLORY} votes twice, machine updated: {stranger}")
-        await (await patch("e1-twice", ALICE, ALICE)).result()
-        twice = fleet.machine("e1-twice").updated
-        stage.say(f"  {ALICE} votes twice, machine updated: {twice}")
-        expired = await _failure(await patch("e1-late"))
+        stage.say(f"  {MALLORY} votes twice, machine updated: {stranger.updated}")
+        await (await patch(twice, ALICE, ALICE)).result()
+        stage.say(f"  {ALICE} votes twice, machine updated: {twice.updated}")
+        expired = await _failure(await patch(late))
         stage.say(f"  nobody votes, the workflow fails with: {expired[0]}: {expired[1]!r}")
     return ByHand(
-        stranger_patched=stranger,
+        stranger_patched=stranger.updated,
         stranger_events=await _mentions(strangers, MALLORY),
-        twice_patched=twice,
+        twice_patched=twice.updated,
         expired=expired,
-        expired_patched=fleet.machine("e1-late").updated,
+        expired_patched=late.updated,
     )
 
 
@@ -246,7 +246,7 @@ async def _mentions(handle: WorkflowHandle[Any, Any], name: str) -> int:
 
 async def _ending(stage: Stage, rollout: Started, hosts: WorkshopHosts, cluster: str) -> Ending:
     """Waits for the end, and reads what the server and the machine say."""
-    report = await library.ending(rollout)
+    report = await rollout.report()
     status = (await rollout.handle.describe()).status
     stage.say(f"  {report.summary}")
     stage.say(f"  the workflow: {status.name if status else '?'}, {stage.link(rollout.id)}")
@@ -317,7 +317,7 @@ def rows(seen: Seen) -> list[Row]:
         Row(
             "approved by update",
             "PATCHED, 3 updates in history",
-            f"{by_update.outcome.value}, {by_update.updates} updates in history",
+            f"{by_update.outcome}, {by_update.updates} updates in history",
             by_update.outcome is Outcome.PATCHED
             and by_update.patched
             and (by_update.updates, by_update.signals) == (3, 0),
@@ -325,7 +325,7 @@ def rows(seen: Seen) -> list[Row]:
         Row(
             "approved by signal, a stranger among them",
             "PATCHED, 3 signals in history, 1 listed as refused",
-            f"{by_signal.outcome.value}, {by_signal.signals} signals in history, "
+            f"{by_signal.outcome}, {by_signal.signals} signals in history, "
             f"{len(listed)} listed as refused",
             by_signal.outcome is Outcome.PATCHED
             and by_signal.patched
@@ -342,7 +342,7 @@ def rows(seen: Seen) -> list[Row]:
 
 def _ended(what: str, ending: Ending, outcome: str, status: str) -> Row:
     """Right if the report, the server and the machine say the same."""
-    said = (ending.outcome.value, ending.status.name if ending.status else "unknown")
+    said = (str(ending.outcome), ending.status.name if ending.status else "unknown")
     touched = bool(ending.done)
     return Row(
         what,

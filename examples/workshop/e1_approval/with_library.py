@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 
 from temporalio.client import WithStartWorkflowOperation
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from temporal_patching.client import Rollout
-from temporal_patching.exceptions import RolloutFailed
-from temporal_patching.models import GateReport, Notice, PatchRequest, RolloutReport, Vote
+from temporal_patching.models import GateReport, Notice, PatchRequest, Vote
 from temporal_patching.policy import ApprovalPolicy, NoticeKind
 from temporal_patching.workflow import SystemPatchWorkflow
 
@@ -23,7 +21,6 @@ __all__ = [
     "CAROL",
     "MALLORY",
     "both_of_them",
-    "ending",
     "for_two_seconds",
     "notice",
     "one_of_them",
@@ -97,25 +94,14 @@ async def start_with_update(
     return Rollout.get(stage.client, handle.id), answer
 
 
-async def notice(hosts: WorkshopHosts, rollout: Started, kind: NoticeKind) -> Notice:
+async def notice(stage: Stage, hosts: WorkshopHosts, rollout: Started, kind: NoticeKind) -> Notice:
     """Waits until ``notify`` was told."""
 
-    async def there() -> Notice:
-        while True:
-            for told in hosts.notices:
-                if told.rollout == rollout.id and told.kind == kind:
-                    return told
-            await asyncio.sleep(0.05)
+    def told() -> list[Notice]:
+        return [each for each in hosts.notices if (each.rollout, each.kind) == (rollout.id, kind)]
 
-    return await asyncio.wait_for(there(), timeout=20)
-
-
-async def ending(rollout: Started) -> RolloutReport:
-    """The report, however the rollout ends."""
-    try:
-        return await rollout.result()
-    except RolloutFailed as failed:
-        return failed.report
+    await stage.until(lambda: bool(told()))
+    return told()[0]
 
 
 def _request(cluster: str, approval: ApprovalPolicy) -> PatchRequest:

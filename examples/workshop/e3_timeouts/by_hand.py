@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,12 +9,12 @@ from temporalio import workflow
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-# Not relative: this module is also run by itself, as a worker.
 with workflow.unsafe.imports_passed_through():
-    from examples.workshop.hosts import HandHosts
-    from examples.workshop.machines import Fleet
+    from ..hosts import HandHosts
+    from ..machines import Fleet
+    from ..worker import work_until_killed
 
-__all__ = ["HurriedByHand", "PatientByHand"]
+__all__ = ["HurriedByHand", "PatientByHand", "work"]
 
 
 @workflow.defn
@@ -46,19 +43,13 @@ class PatientByHand:
 
 
 async def work(address: str, task_queue: str, folder: str) -> None:
-    """Works until it is killed."""
-    async with Worker(
+    """What a worker process does: see ``stage.worker_process``."""
+    worker = Worker(
         await Client.connect(address),
         task_queue=task_queue,
         workflows=[PatientByHand],
         activities=HandHosts(Fleet(Path(folder))).all(),
         # How long a workflow waits for the worker that had it before. Default: 10 seconds.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
-    ):
-        print("ready", flush=True)
-        await asyncio.Event().wait()
-
-
-if __name__ == "__main__":
-    asyncio.run(work(*sys.argv[1:]))
-    os._exit(0)
+    )
+    await work_until_killed(worker)

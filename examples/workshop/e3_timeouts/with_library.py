@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,12 +14,12 @@ from temporal_patching.policy import Step
 from temporal_patching.worker import PatchingPlugin
 from temporal_patching.workflow import HostPatchWorkflow, SystemPatchWorkflow
 
-# Not relative: this module is also run by itself, as a worker.
 with workflow.unsafe.imports_passed_through():
-    from examples.workshop.hosts import WorkshopHosts
-    from examples.workshop.machines import Fleet
+    from ..hosts import WorkshopHosts
+    from ..machines import Fleet
+    from ..worker import work_until_killed
 
-__all__ = ["HurriedFleet", "PatientFleet"]
+__all__ = ["HurriedFleet", "PatientFleet", "work"]
 
 
 @workflow.defn
@@ -30,7 +27,6 @@ class HurriedHost(HostPatchWorkflow):
     """An attempt of the update may take 1.5 seconds, and there are three."""
 
     steps = HostPatchWorkflow.steps.replace(
-        "perform_update",
         Step(
             "perform_update",
             start_to_close_timeout=timedelta(seconds=1.5),
@@ -52,7 +48,6 @@ class PatientHost(HostPatchWorkflow):
     """The update may take a minute, and its heartbeats are missed after 2 seconds."""
 
     steps = HostPatchWorkflow.steps.replace(
-        "perform_update",
         Step(
             "perform_update",
             start_to_close_timeout=timedelta(minutes=1),
@@ -67,19 +62,12 @@ class PatientFleet(SystemPatchWorkflow):
 
 
 async def work(address: str, task_queue: str, folder: str) -> None:
-    """Works until it is killed."""
-    plugin = PatchingPlugin(WorkshopHosts(Fleet(Path(folder))), workflows=[PatientFleet])
-    async with Worker(
+    """What a worker process does: see ``stage.worker_process``."""
+    worker = Worker(
         await Client.connect(address),
         task_queue=task_queue,
-        plugins=[plugin],
+        plugins=[PatchingPlugin(WorkshopHosts(Fleet(Path(folder))), workflows=[PatientFleet])],
         # How long a workflow waits for the worker that had it before. Default: 10 seconds.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
-    ):
-        print("ready", flush=True)
-        await asyncio.Event().wait()
-
-
-if __name__ == "__main__":
-    asyncio.run(work(*sys.argv[1:]))
-    os._exit(0)
+    )
+    await work_until_killed(worker)

@@ -12,20 +12,15 @@ from temporalio.worker import Worker
 
 from ..hosts import HandHosts
 from ..machines import Fleet, Machine
-from ..stage import Row, Stage
+from ..stage import PATIENCE, Row, Stage
 from .by_hand import AllAtOnceByHand, LoopsByHand
 from .with_library import IN_PARALLEL, ONE_AFTER_THE_OTHER, patch
 
 __all__ = ["Run", "Seen", "Span", "rows", "show"]
 
-CLUSTERS = {
-    "eu-1": ["e4-a", "e4-b", "e4-c", "e4-d", "e4-e"],
-    "us-1": ["e4-f", "e4-g", "e4-h", "e4-i", "e4-j"],
-}
+CLUSTERS = ("eu-1", "us-1")
+HOSTS = 10
 COLOURS = {"eu-1": "tab:blue", "us-1": "tab:orange"}
-
-PATIENCE = 50
-"""Seconds that a run may take."""
 
 WIDTH = 60
 """Characters of the longest run's line."""
@@ -113,32 +108,31 @@ async def show(stage: Stage) -> Seen:
 
 
 def rows(seen: Seen) -> list[Row]:
-    hosts = sum(len(names) for names in CLUSTERS.values())
     one, many = seen.one_by_one, seen.in_parallel
     return [
         Row(
             "by hand, loops",
-            f"{hosts} updated, never more than 1 at once",
+            f"{HOSTS} updated, never more than 1 at once",
             _said(seen.loops),
-            seen.loops.updated == hosts and seen.loops.most == 1,
+            seen.loops.updated == HOSTS and seen.loops.most == 1,
         ),
         Row(
             "by hand, gather",
             "no limit: all hosts of a cluster at once",
             _said(seen.all_at_once),
-            seen.all_at_once.most == hosts,
+            seen.all_at_once.most == HOSTS,
         ),
         Row(
             "with the library, one after the other",
-            f"{hosts} updated, never more than 1 at once",
+            f"{HOSTS} updated, never more than 1 at once",
             _said(one),
-            one.updated == hosts and one.most == 1,
+            one.updated == HOSTS and one.most == 1,
         ),
         Row(
             "with the library, in parallel",
-            f"{hosts} updated, sooner, up to 3 a cluster and 5 in all at once",
+            f"{HOSTS} updated, sooner, up to 3 a cluster and 5 in all at once",
             _said(many),
-            many.updated == hosts
+            many.updated == HOSTS
             and many.seconds < one.seconds
             and max(many.most_in.values()) == 3
             and many.most == 5,
@@ -147,8 +141,8 @@ def rows(seen: Seen) -> list[Row]:
 
 
 def _fleet(stage: Stage, name: str) -> Fleet:
-    # Names of their own in each run: a rollout that was interrupted keeps its hosts.
-    clusters = {cluster: [stage.id(host) for host in hosts] for cluster, hosts in CLUSTERS.items()}
+    hosts = stage.hosts("e4", HOSTS)
+    clusters = {"eu-1": hosts[: HOSTS // 2], "us-1": hosts[HOSTS // 2 :]}
     return stage.fleet(f"e4-{name}", clusters, unit_seconds=0.1)
 
 
@@ -182,7 +176,7 @@ def _run(stage: Stage, fleet: Fleet) -> Run:
     spans = [
         Span(
             cluster=machine.folder.parent.name,
-            host=machine.name.removesuffix(f"-{stage.run}"),
+            host=stage.short(machine.name),
             began=_began(machine) - start,
             ended=machine.log()[-1].at - start,
         )

@@ -17,15 +17,12 @@ from temporal_patching.worker import PatchingPlugin
 
 from ..hosts import HandHosts, WorkshopHosts
 from ..machines import Fleet
-from ..stage import Row, Stage
+from ..stage import PATIENCE, Row, Stage
 from ..web import photograph
 from .by_hand import ClusterByHand, FleetByHand, HostByHand
 from .with_library import start
 
 __all__ = ["Node", "Seen", "rows", "show"]
-
-PATIENCE = 30
-"""Seconds that anything here may take."""
 
 
 @attrs.frozen
@@ -124,9 +121,8 @@ async def read_tree(client: Client, id: str, run_id: str | None = None) -> Node:
 
 
 async def _patched_with_library(stage: Stage) -> Node:
-    fleet = stage.fleet(
-        "e5-patched", {"eu-1": ["e5-a", "e5-b", "e5-c"], "us-1": ["e5-d", "e5-e", "e5-f"]}
-    )
+    hosts = stage.hosts("e5", 6)
+    fleet = stage.fleet("e5-patched", {"eu-1": hosts[:3], "us-1": hosts[3:]})
     queue = stage.id("e5-library")
     async with Worker(
         stage.client, task_queue=queue, plugins=[PatchingPlugin(WorkshopHosts(fleet))]
@@ -137,7 +133,7 @@ async def _patched_with_library(stage: Stage) -> Node:
 
 
 async def _terminated_by_hand(stage: Stage) -> Left:
-    fleet = _slow_fleet(stage, "e5-by-hand", "e5-g", "e5-h")
+    fleet = _slow_fleet(stage, "e5-by-hand")
     queue = stage.id("e5-by-hand")
     async with Worker(
         stage.client,
@@ -148,47 +144,49 @@ async def _terminated_by_hand(stage: Stage) -> Left:
         handle = await stage.client.start_workflow(
             FleetByHand.run, ["eu-1", "us-1"], id=stage.id("e5-fleet-by-hand"), task_queue=queue
         )
-        await _updates_have_begun(fleet)
+        await _updates_have_begun(stage, fleet)
         await handle.terminate("wrong button")
-        tree = await _ended_tree(stage.client, handle.id)
-    return Left(tree, _stopped(fleet))
+        tree = await _ended_tree(stage, handle.id)
+    return Left(tree, _stopped(stage, fleet))
 
 
 async def _terminated_with_library(stage: Stage) -> Left:
-    fleet = _slow_fleet(stage, "e5-terminated", "e5-i", "e5-j")
+    fleet = _slow_fleet(stage, "e5-terminated")
     queue = stage.id("e5-terminated")
     async with Worker(
         stage.client, task_queue=queue, plugins=[PatchingPlugin(WorkshopHosts(fleet))]
     ):
         rollout = await start(stage.client, stage.id("e5-terminated"), queue)
-        await _updates_have_begun(fleet)
+        await _updates_have_begun(stage, fleet)
         await rollout.handle.terminate("wrong button")
-        tree = await _ended_tree(stage.client, rollout.id)
-    return Left(tree, _stopped(fleet))
+        tree = await _ended_tree(stage, rollout.id)
+    return Left(tree, _stopped(stage, fleet))
 
 
-def _slow_fleet(stage: Stage, name: str, one: str, other: str) -> Fleet:
+def _slow_fleet(stage: Stage, name: str) -> Fleet:
     """Their updates take 3 seconds: time enough to terminate the workflow in the middle."""
+    one, other = stage.hosts(name, 2)
     return stage.fleet(name, {"eu-1": [one], "us-1": [other]}, unit_seconds=0.2, units=15)
 
 
-async def _updates_have_begun(fleet: Fleet) -> None:
-    while True:
-        if all("unit 0" in machine.done() for machine in fleet.machines()):
-            return
-        await asyncio.sleep(0.05)
+async def _updates_have_begun(stage: Stage, fleet: Fleet) -> None:
+    machines = fleet.machines()
+    await stage.until(lambda: all("unit 0" in machine.done() for machine in machines))
 
 
-async def _ended_tree(client: Client, id: str) -> Node:
-    while True:
-        tree = await read_tree(client, id)
-        if all(node.status != "RUNNING" for node in tree.all()):
-            return tree
-        await asyncio.sleep(0.2)
+async def _ended_tree(stage: Stage, id: str) -> Node:
+    trees: list[Node] = []
+
+    async def has_ended() -> bool:
+        trees.append(await read_tree(stage.client, id))
+        return all(node.status != "RUNNING" for node in trees[-1].all())
+
+    await stage.until(has_ended)
+    return trees[-1]
 
 
-def _stopped(fleet: Fleet) -> list[str]:
-    return [machine.name for machine in fleet.machines() if not machine.services_running]
+def _stopped(stage: Stage, fleet: Fleet) -> list[str]:
+    return [stage.short(each.name) for each in fleet.machines() if not each.services_running]
 
 
 async def _photograph(stage: Stage, tree: Node) -> Path | None:

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 import attrs
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
-from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 from temporalio.workflow import ParentClosePolicy
 
+from temporal_patching.client import Rollout
 from temporal_patching.exceptions import RolloutFailed
 from temporal_patching.models import RolloutReport
 from temporal_patching.worker import PatchingPlugin
 
 from ..machines import Fleet, Machine
-from ..stage import Row, Stage
+from ..stage import PATIENCE, Row, Stage
 from .by_hand import ClusterWithGather, ClusterWithTaskGroup, DrainingHandHosts, HostByHand
 from .with_library import DrainingHosts, PatchDrainingFleet, start
 
 __all__ = ["Grouped", "Host", "Patched", "Scene", "Seen", "rows", "show"]
-
-T = TypeVar("T")
-
-PATIENCE = 40
-"""Seconds that each of the forms may take."""
 
 
 @attrs.frozen
@@ -82,11 +78,13 @@ class Patched:
     Attributes:
         hosts: The hosts.
         type: The type of its failure.
+        reason: Why, as its report says it.
         report: What that failure carries.
     """
 
     hosts: Mapping[str, Host]
     type: str
+    reason: str
     report: RolloutReport
 
 
@@ -122,7 +120,7 @@ class Scene:
 
     @classmethod
     def make(cls, stage: Stage, name: str) -> Scene:
-        names = [f"e6-{name}-{what}" for what in ("broken", "updating", "draining")]
+        names = [stage.id(f"e6-{what}") for what in ("broken", "updating", "draining")]
         fleet = stage.fleet(f"e6-{name}", {"eu-1": names}, unit_seconds=0.2, units=20)
         scene = cls(fleet, *map(fleet.machine, names))
         scene.broken.break_at("perform_update")
@@ -131,16 +129,11 @@ class Scene:
         scene.draining.let_users_in()
         return scene
 
-    async def play(self) -> None:
+    async def play(self, stage: Stage) -> None:
         """Waits until each host is in the middle of it, and lets the one fail."""
-
-        async def all_are_there() -> bool:
-            stopped = (
-                "stop_services" in self.broken.done() and "stop_services" in self.draining.done()
-            )
-            return stopped and "unit 0" in self.updating.done()
-
-        await _until(all_are_there)
+        stopped = (self.broken, self.draining)
+        await stage.until(lambda: all("stop_services" in machine.done() for machine in stopped))
+        await stage.until(lambda: "unit 0" in self.updating.done())
         self.broken.send_users_home()
 
     def lengths(self) -> Mapping[str, int]:
@@ -168,17 +161,17 @@ class Scene:
 
 async def show(stage: Stage) -> Seen:
     stage.say("By hand, asyncio.gather: one host fails, and so does the workflow. At once.")
-    terminated = await _bounded(_gathered(stage, "terminated", ParentClosePolicy.TERMINATE))
+    terminated = await _gathered(stage, "terminated", ParentClosePolicy.TERMINATE)
     _tell(stage, terminated)
 
     stage.say("By hand, asyncio.gather again: its children may outlive it.")
-    abandoned = await _bounded(_gathered(stage, "abandoned", ParentClosePolicy.ABANDON))
+    abandoned = await _gathered(stage, "abandoned", ParentClosePolicy.ABANDON)
     _tell(stage, abandoned)
 
     grouped = None
     if hasattr(asyncio, "TaskGroup"):
         stage.say("By hand, asyncio.TaskGroup: it cancels the others, and raises a group.")
-        grouped = await _bounded(_grouped(stage))
+        grouped = await _grouped(stage)
         _tell(stage, grouped.hosts)
         stage.say(
             f"  the workflow is {grouped.status}, {grouped.failed_tasks} of its tasks failed:"
@@ -188,11 +181,11 @@ async def show(stage: Stage) -> Seen:
         stage.say("asyncio.TaskGroup is left out: it is there from Python 3.11 on.")
 
     stage.say("With the library: first the others are given back or finished, then it fails.")
-    patched = await _bounded(_patched(stage))
+    patched = await _patched(stage)
     _tell(stage, patched.hosts)
-    stage.say(f"  {patched.type}: {patched.report.summary}")
+    stage.say(f"  {patched.type}: {stage.short(patched.report.summary)}")
     for host in patched.report.hosts:
-        stage.say(f"    {host.host} is {host.state.value}: {host.reason}")
+        stage.say(stage.short(f"    {host.host} is {host.state}: {host.reason}"))
     return Seen(terminated, abandoned, grouped, patched)
 
 
@@ -205,14 +198,14 @@ async def _gathered(stage: Stage, name: str, when_closed: ParentClosePolicy) -> 
             id=stage.id(f"e6-{name}"),
             task_queue=worker.task_queue,
         )
-        await scene.play()
-        await _failure(handle)
+        await scene.play(stage)
+        await asyncio.wait_for(_failed(handle), PATIENCE)
         lengths = scene.lengths()
         # For its operator it is over. On the hosts it is not: the users go home …
         scene.draining.send_users_home()
         ended = await _ended(stage, handle.id, scene)
         # … and what the worker had begun, it ends.
-        await _until_updated(scene.updating)
+        await stage.until(lambda: scene.updating.updated)
     return scene.hosts(ended, lengths)
 
 
@@ -225,15 +218,15 @@ async def _grouped(stage: Stage) -> Grouped:
             id=stage.id("e6-grouped"),
             task_queue=worker.task_queue,
         )
-        await scene.play()
+        await scene.play(stage)
         ended = await _ended(stage, handle.id, scene)
         lengths = scene.lengths()
 
         async def failed_again() -> bool:
             return await _failed_tasks(handle) >= 2
 
-        await _until(failed_again)
-        await _until_updated(scene.updating)
+        await stage.until(failed_again)
+        await stage.until(lambda: scene.updating.updated)
         status, failed_tasks = await _status(handle), await _failed_tasks(handle)
         message = await _task_failure(handle)
         await handle.terminate("it would try for ever")
@@ -246,18 +239,22 @@ async def _patched(stage: Stage) -> Patched:
     plugin = PatchingPlugin(DrainingHosts(scene.fleet), workflows=[PatchDrainingFleet])
     async with Worker(stage.client, task_queue=queue, plugins=[plugin]):
         rollout = await start(stage.client, stage.id("e6-patch"), queue)
-        await scene.play()
-        try:
-            report = await rollout.result()
-        except RolloutFailed as failed:
-            report = failed.report
+        await scene.play(stage)
+        type, report = await asyncio.wait_for(_end(rollout), PATIENCE)
         lengths = scene.lengths()
         ended: dict[str, str] = {}
         for host in scene.fleet.hosts("eu-1"):
             state = (await rollout.host_progress(host)).state
-            ended[host] = "still running" if state is None else state.value
-        failure = await _failure(rollout.handle)
-    return Patched(scene.hosts(ended, lengths), failure, report)
+            ended[host] = "still running" if state is None else str(state)
+    return Patched(scene.hosts(ended, lengths), type, stage.short(report.reason), report)
+
+
+async def _end(rollout: Rollout[PatchDrainingFleet]) -> tuple[str, RolloutReport]:
+    """The type of its failure, and its report."""
+    try:
+        return "no failure", await rollout.result()
+    except RolloutFailed as failed:
+        return failed.type, failed.report
 
 
 def _worker_by_hand(stage: Stage, scene: Scene) -> Worker:
@@ -272,14 +269,10 @@ def _worker_by_hand(stage: Stage, scene: Scene) -> Worker:
 # What the server says
 
 
-async def _failure(handle: WorkflowHandle[Any, Any]) -> str:
-    """Waits for a workflow's failure, and says its type."""
-    try:
+async def _failed(handle: WorkflowHandle[Any, Any]) -> None:
+    """Waits until a workflow has failed."""
+    with suppress(WorkflowFailureError):
         await handle.result()
-    except WorkflowFailureError as error:
-        cause = error.cause
-        return str(cause.type) if isinstance(cause, ApplicationError) else type(cause).__name__
-    return "no failure"
 
 
 async def _ended(stage: Stage, parent: str, scene: Scene) -> dict[str, str]:
@@ -292,7 +285,7 @@ async def _ended(stage: Stage, parent: str, scene: Scene) -> dict[str, str]:
             ended[host] = await _status(handle)
         return "RUNNING" not in ended.values()
 
-    await _until(all_have)
+    await stage.until(all_have)
     return ended
 
 
@@ -312,27 +305,6 @@ async def _task_failure(handle: WorkflowHandle[Any, Any]) -> str:
         if event.HasField("workflow_task_failed_event_attributes"):
             return event.workflow_task_failed_event_attributes.failure.message
     return "no task has failed"
-
-
-# Waiting
-
-
-async def _bounded(what: Awaitable[T]) -> T:
-    return await asyncio.wait_for(what, PATIENCE)
-
-
-async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
-    while True:
-        if await condition():
-            return
-        await asyncio.sleep(0.1)
-
-
-async def _until_updated(machine: Machine) -> None:
-    async def updated() -> bool:
-        return machine.updated
-
-    await _until(updated)
 
 
 # What is told
@@ -392,8 +364,8 @@ def rows(seen: Seen) -> list[Row]:
         Row(
             "the library: says why",
             "RolloutStopped, and the host",
-            f"{patched.type}: {patched.report.reason}",
-            patched.type == "RolloutStopped" and "e6-patched-broken" in patched.report.reason,
+            f"{patched.type}: {patched.reason}",
+            patched.type == "RolloutStopped" and "e6-broken" in patched.reason,
         ),
     ]
 

@@ -32,10 +32,8 @@ class PatchDrainingHost(HostPatchWorkflow):
     """The default procedure in a hurry: two attempts, and a cancel is heard within about 2 seconds."""
 
     steps = HostPatchWorkflow.steps.replace(
-        "wait_for_workload_drain",
         Step("wait_for_workload_drain", heartbeat_timeout=timedelta(seconds=2)),
     ).replace(
-        "perform_update",
         Step(
             "perform_update",
             retry_policy=RetryPolicy(

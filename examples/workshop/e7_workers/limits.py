@@ -11,7 +11,7 @@ from temporalio.worker import ResourceBasedSlotConfig, WorkerTuner
 
 __all__ = ["CONFIGURATIONS", "HOSTS", "RATE", "SLOTS", "TUNER_SLOTS", "Configuration", "Limits"]
 
-HOSTS = [f"e7-{letter}" for letter in "abcdef"]
+HOSTS = 6
 
 SLOTS = 2
 RATE = 8.0
@@ -41,7 +41,7 @@ class Configuration:
 
     limits: Limits
     workers: int = 1
-    max_parallel: int = len(HOSTS)
+    max_parallel: int = HOSTS
 
 
 CONFIGURATIONS: Mapping[str, Configuration] = {

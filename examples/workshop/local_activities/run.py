@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import attrs
@@ -19,17 +21,15 @@ from temporal_patching.policy import RolloutPolicy
 from temporal_patching.workflow import SystemPatchWorkflow
 
 from ..hosts import HandHosts
-from ..machines import Fleet, Machine
-from ..stage import Row, Stage
+from ..machines import Fleet
+from ..stage import PATIENCE, Row, Stage
+from . import with_library
 from .by_hand import PatchHost, PatchHostLocally
 from .with_library import LocalFleet, OrdinaryFleet, worker
 
 __all__ = ["Cost", "Death", "Seen", "rows", "show"]
 
 HOSTS = 12
-
-PATIENCE = 40
-"""Seconds that anything here may take."""
 
 
 @attrs.frozen
@@ -109,9 +109,7 @@ async def _by_hand(stage: Stage, name: str, workflow: type[Any]) -> Cost:
         activities=HandHosts(fleet).all(),
     ):
         handles = [
-            await stage.client.start_workflow(
-                workflow.run, host, id=f"{queue}-{host}", task_queue=queue
-            )
+            await stage.client.start_workflow(workflow.run, host, id=host, task_queue=queue)
             for host in fleet.hosts("eu-1")
         ]
         await asyncio.gather(*[handle.result() for handle in handles])
@@ -152,18 +150,18 @@ async def _cost(stage: Stage, name: str, handles: Sequence[WorkflowHandle[Any, A
 
 async def _killed(stage: Stage, name: str, kind: type[SystemPatchWorkflow]) -> Death:
     """A host whose steps take a while, and a worker that is killed in the third."""
-    fleet, queue = _fleet(stage, name, 1, step_seconds=0.6), stage.id(f"la-{name}")
+    fleet, queue = _fleet(stage, name, 1, step_seconds=1), stage.id(f"la-{name}")
     (machine,) = fleet.machines()
-    module, folder = "examples.workshop.local_activities.with_library", str(fleet.folder)
+    module, folder = with_library.__name__, str(fleet.folder)
     async with stage.worker_process(module, queue, folder) as first:
         rollout = await _start(stage.client, kind, queue)
-        await _until(lambda: _has_done(machine, "set_maintenance_mode"))
+        await stage.until(lambda: "set_maintenance_mode" in machine.done())
         host = rollout.host_handle(machine.name)
-        # An activity may need a moment to show up. A local one never does, and is over in 0.6 seconds.
-        pending = await _pending(host, seconds=0.3 if kind is LocalFleet else PATIENCE)
+        # An activity may need a moment to show up. A local one never does, and is over in a second.
+        pending = await _pending(stage, host, seconds=0.3 if kind is LocalFleet else PATIENCE)
         await first.kill()
         killed = time.monotonic()
-        await _until(lambda: _is_noticed(host))
+        await stage.until(lambda: _is_noticed(host))
         seconds = time.monotonic() - killed
     async with stage.worker_process(module, queue, folder):
         await rollout.result()
@@ -193,34 +191,25 @@ async def _is_noticed(host: WorkflowHandle[Any, Any]) -> bool:
     return False
 
 
-async def _pending(host: WorkflowHandle[Any, Any], *, seconds: float) -> list[str]:
+async def _pending(stage: Stage, host: WorkflowHandle[Any, Any], *, seconds: float) -> list[str]:
     """What the server, and so the web UI, shows as running: the third step, if it comes to know of it."""
-    deadline = time.monotonic() + seconds
-    while True:
-        description = (await host.describe()).raw_description
-        found = [each.activity_type.name for each in description.pending_activities]
-        if "stop_services" in found or time.monotonic() > deadline:
-            return found
-        await asyncio.sleep(0.05)
+    found: list[str] = []
+
+    async def is_running() -> bool:
+        pending = (await host.describe()).raw_description.pending_activities
+        found[:] = [each.activity_type.name for each in pending]
+        return "stop_services" in found
+
+    with suppress(TimeoutError):
+        await stage.until(is_running, timeout=timedelta(seconds=seconds))
+    return found
 
 
 def _fleet(stage: Stage, name: str, hosts: int, *, step_seconds: float = 0) -> Fleet:
-    names = [f"la-{name}-{number}" for number in range(1, hosts + 1)]
+    names = [stage.id(f"la-{name}-{number}") for number in range(1, hosts + 1)]
     return stage.fleet(
         f"la-{name}", {"eu-1": names}, step_seconds=step_seconds, unit_seconds=0, units=1
     )
-
-
-async def _has_done(machine: Machine, step: str) -> bool:
-    return step in machine.done()
-
-
-async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not await holds():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"it did not happen within {PATIENCE} seconds")
-        await asyncio.sleep(0.05)
 
 
 # The table

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,12 +13,12 @@ from temporal_patching.policy import Step, Steps
 from temporal_patching.worker import PatchingPlugin
 from temporal_patching.workflow import HostPatchWorkflow, SystemPatchWorkflow
 
-# Not relative: this module is also run by itself, as a worker.
 with workflow.unsafe.imports_passed_through():
-    from examples.workshop.hosts import WorkshopHosts
-    from examples.workshop.machines import Fleet
+    from ..hosts import WorkshopHosts
+    from ..machines import Fleet
+    from ..worker import work_until_killed
 
-__all__ = ["LocalFleet", "OrdinaryFleet", "worker"]
+__all__ = ["LocalFleet", "OrdinaryFleet", "work", "worker"]
 
 SHORT = (
     "check_preconditions",
@@ -31,12 +28,12 @@ SHORT = (
     "check_service_health",
     "clear_maintenance_mode",
 )
-BEAT = timedelta(seconds=1)
+BEAT = timedelta(seconds=2)
 
 
 @workflow.defn
 class OrdinaryHost(HostPatchWorkflow):
-    """Each step is an activity. The death of a worker is noticed within a second."""
+    """Each step is an activity. The death of a worker is noticed within 2 seconds."""
 
     steps = Steps(Step(name, heartbeat_timeout=BEAT) for name in HostPatchWorkflow.steps.names)
 
@@ -70,12 +67,6 @@ def worker(client: Client, fleet: Fleet, *, task_queue: str) -> Worker:
 
 
 async def work(address: str, task_queue: str, folder: str) -> None:
-    """Works until it is killed."""
-    async with worker(await Client.connect(address), Fleet(Path(folder)), task_queue=task_queue):
-        print("ready", flush=True)
-        await asyncio.Event().wait()
-
-
-if __name__ == "__main__":
-    asyncio.run(work(*sys.argv[1:]))
-    os._exit(0)
+    """What a worker process does: see ``stage.worker_process``."""
+    client = await Client.connect(address)
+    await work_until_killed(worker(client, Fleet(Path(folder)), task_queue=task_queue))

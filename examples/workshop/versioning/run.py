@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import attrs
-from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 from temporalio.api.workflowservice.v1 import SetWorkerDeploymentCurrentVersionRequest
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
@@ -22,13 +20,13 @@ from temporal_patching.workflow import SystemPatchWorkflow
 
 from ..hosts import HandHosts
 from ..machines import Fleet
-from ..stage import Row, Stage
+from ..stage import PATIENCE, Row, Stage
 from . import by_hand, with_library
 
 __all__ = ["Release", "Seen", "Versioned", "rows", "show"]
 
-PATIENCE = 30
-"""Seconds that anything here may take."""
+HOSTS = 8
+"""To make a version the current one takes a second or two: hosts must be left by then."""
 
 
 @attrs.frozen
@@ -128,10 +126,10 @@ async def _by_hand(stage: Stage) -> tuple[str, int, Release]:
 
     async with worker(by_hand.FirstRelease):
         handle = await start("before")
-        await _second_host_updates(fleet)
+        await _second_host_updates(stage, fleet)
         begun = _begun(fleet)
     async with worker(by_hand.NextRelease):
-        stuck = await _why_stuck(handle)
+        stuck = await stage.failed_task(handle)
         updated = _updated(fleet)
     stage.say(f"  stuck with {updated} hosts updated: {stuck}")
     async with worker(by_hand.GuardedRelease):
@@ -140,28 +138,13 @@ async def _by_hand(stage: Stage) -> tuple[str, int, Release]:
     return stuck, updated, _tell(stage, "with workflow.patched()", _release(fleet, begun))
 
 
-async def _why_stuck(handle: WorkflowHandle[by_hand.FirstRelease, None]) -> str:
-    """Why a workflow task has failed, once one has."""
-    causes: list[str] = []
-
-    async def failed() -> bool:
-        async for event in handle.fetch_history_events():
-            if event.HasField("workflow_task_failed_event_attributes"):
-                cause = event.workflow_task_failed_event_attributes.cause
-                causes.append(WorkflowTaskFailedCause.Name(cause))
-        return bool(causes)
-
-    await _until(failed)
-    return causes[0].removeprefix("WORKFLOW_TASK_FAILED_CAUSE_")
-
-
 async def _with_library(stage: Stage) -> Release:
     fleet = _fleet(stage, "library")
     queue = stage.id("versioning-library")
     client = stage.client
     async with with_library.worker(client, fleet, with_library.FirstRelease, task_queue=queue):
         rollout = await _start(client, "before", queue)
-        await _second_host_updates(fleet)
+        await _second_host_updates(stage, fleet)
         begun = _begun(fleet)
     async with with_library.worker(client, fleet, with_library.NextRelease, task_queue=queue):
         await rollout.result()
@@ -180,8 +163,7 @@ async def _start(client: Client, cluster: str, queue: str) -> Rollout[SystemPatc
 async def _versioned(stage: Stage, behavior: VersioningBehavior) -> Versioned:
     """Both workers run; which of them the server asks is a matter of versions."""
     client, word = stage.client, behavior.name.lower().replace("_", "-")
-    # To make a version the current one takes a second or two: hosts must be left by then.
-    fleet, queue = _fleet(stage, word, hosts=6), stage.id(f"versioning-{word}")
+    fleet, queue = _fleet(stage, word, hosts=HOSTS), stage.id(f"versioning-{word}")
 
     def worker(release: type[SystemPatchWorkflow], build_id: str) -> Worker:
         deployment = WorkerDeploymentConfig(
@@ -194,16 +176,16 @@ async def _versioned(stage: Stage, behavior: VersioningBehavior) -> Versioned:
 
     first = worker(with_library.FirstRelease, "first")
     async with first, worker(with_library.NextRelease, "next"):
-        await _set_current(client, queue, "first")
+        await _set_current(stage, queue, "first")
         rollout = await _start(client, "before", queue)
-        await _second_host_updates(fleet)
-        await _set_current(client, queue, "next")
+        await _second_host_updates(stage, fleet)
+        await _set_current(stage, queue, "next")
         begun = _begun(fleet)
         await rollout.result()
         following = await _start(client, "after", queue)
         await following.result()
     version, version_after = await _version(rollout.handle), await _version(following.handle)
-    versions = await _versions(client, rollout.id, hosts=6)
+    versions = await _versions(stage, rollout.id, hosts=HOSTS)
     release = _tell(stage, behavior.name, _release(fleet, begun))
     stage.say(
         f"    it ended on {version!r} (its workflows: {versions}), the next {version_after!r}"
@@ -211,15 +193,15 @@ async def _versioned(stage: Stage, behavior: VersioningBehavior) -> Versioned:
     return Versioned(release, version, versions, version_after)
 
 
-async def _set_current(client: Client, deployment: str, build_id: str) -> None:
+async def _set_current(stage: Stage, deployment: str, build_id: str) -> None:
     """New workflows go to this version from now on, and those that may move do."""
     request = SetWorkerDeploymentCurrentVersionRequest(
-        namespace=client.namespace, deployment_name=deployment, build_id=build_id
+        namespace=stage.client.namespace, deployment_name=deployment, build_id=build_id
     )
 
     async def is_set() -> bool:
         try:
-            await client.workflow_service.set_worker_deployment_current_version(request)
+            await stage.client.workflow_service.set_worker_deployment_current_version(request)
         except RPCError as error:
             # The server has not heard of the version yet: its worker has just begun to poll.
             if error.status in (RPCStatusCode.NOT_FOUND, RPCStatusCode.FAILED_PRECONDITION):
@@ -227,7 +209,7 @@ async def _set_current(client: Client, deployment: str, build_id: str) -> None:
             raise
         return True
 
-    await _until(is_set)
+    await stage.until(is_set)
 
 
 async def _version(handle: WorkflowHandle[Any, Any]) -> str:
@@ -236,35 +218,26 @@ async def _version(handle: WorkflowHandle[Any, Any]) -> str:
     return info.versioning_info.deployment_version.build_id
 
 
-async def _versions(client: Client, rollout: str, *, hosts: int) -> list[str]:
+async def _versions(stage: Stage, rollout: str, *, hosts: int) -> list[str]:
     """The versions on which a rollout and all below it ended."""
-    listed: list[str] = []
-
-    async def all_listed() -> bool:
-        query = f"RootWorkflowId = '{rollout}'"
-        listed[:] = [each.id async for each in client.list_workflows(query)]
-        return len(listed) == 2 + hosts  # itself, its cluster, the hosts
-
-    await _until(all_listed)
-    return sorted({await _version(client.get_workflow_handle(id)) for id in listed})
+    # Itself, its cluster, the hosts.
+    listed = await stage.listed(f"RootWorkflowId = '{rollout}'", 2 + hosts)
+    handles = [stage.client.get_workflow_handle(each.id) for each in listed]
+    return sorted({await _version(handle) for handle in handles})
 
 
 # The hosts
 
 
 def _fleet(stage: Stage, name: str, *, hosts: int = 4) -> Fleet:
-    before = [f"v-{name}-{number}" for number in range(1, hosts + 1)]
-    after = [f"v-{name}-later-{number}" for number in (1, 2)]
+    before = [stage.id(f"v-{name}-{number}") for number in range(1, hosts + 1)]
+    after = [stage.id(f"v-{name}-later-{number}") for number in (1, 2)]
     return stage.fleet(f"v-{name}", {"before": before, "after": after}, unit_seconds=0.2)
 
 
-async def _second_host_updates(fleet: Fleet) -> None:
+async def _second_host_updates(stage: Stage, fleet: Fleet) -> None:
     second = fleet.machine(fleet.hosts("before")[1])
-
-    async def updates() -> bool:
-        return "unit 0" in second.done()
-
-    await _until(updates)
+    await stage.until(lambda: "unit 0" in second.done())
 
 
 def _begun(fleet: Fleet) -> int:
@@ -298,14 +271,6 @@ def _tell(stage: Stage, form: str, release: Release) -> Release:
         f"{release.hosts_after} had it"
     )
     return release
-
-
-async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not await holds():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"it did not happen within {PATIENCE} seconds: {holds.__name__}")
-        await asyncio.sleep(0.1)
 
 
 # The table

@@ -74,7 +74,9 @@ async def perform(binary: str, *, yes: bool, keep: bool) -> bool:
             screen.say(f"the hosts' directories stay in {machines.folder}")
             screen.say(f"to stop the server and remove them: kill {pid}")
         else:
-            screen.say("\nserver and hosts are removed now; --keep leaves them for a closer look")
+            screen.say(
+                "\nserver and hosts are removed now; 'make demo DEMO_ARGS=--keep' leaves them for a closer look"
+            )
     return true
 
 

@@ -423,7 +423,8 @@ class RolloutProgress(WireType):
             return said_counts(self.outcome.value, self.counts, self.reason)
         flying = sum(len(cluster.in_flight) for cluster in self.clusters)
         what = f"{self.phase}, {flying} in flight" if flying else self.phase
-        return said_counts(what, self.counts, self.waits_for)
+        waits = f"; waits for {self.waits_for}" if self.waits_for else ""
+        return said_counts(what, self.counts, "") + waits
 
 
 def said_counts(what: str, counts: Mapping[HostState, int], why: str) -> str:

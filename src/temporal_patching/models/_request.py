@@ -124,7 +124,12 @@ class PatchRequest(WireType):
             if why is not None:
                 yield f"'approvals' must name gates of the rollout (got {gate!r}): {why}"
             others = {canonical(name) for name in policy.approvers} - {canonical(self.requester)}
-            if len(others) < policy.quorum:
+            if not others:
+                yield (
+                    f"'approvals[{gate!r}].approvers' must name somebody beside the requester, whose own vote "
+                    f"does not count (got {list(policy.approvers)!r})"
+                )
+            elif len(others) < policy.quorum:
                 yield (
                     f"'approvals[{gate!r}].quorum' must be <= {len(others)}, the approvers without "
                     f"the requester (got {policy.quorum})"

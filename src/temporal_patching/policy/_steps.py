@@ -239,6 +239,10 @@ class Steps(Sequence[Step]):
             >>> DEFAULT_STEPS.replace(Step("reboot", start_to_close_timeout=timedelta(hours=1))).names[9]
             'reboot'
         """
+        if isinstance(name, Step) and step is not None:
+            raise InvalidRequest(
+                [f"'name' must be the name of a step, given {step.name!r} (got a Step)"]
+            )
         new = name if isinstance(name, Step) else step
         if new is None:
             raise InvalidRequest([f"'step' must be given: what comes in the place of {name!r}?"])

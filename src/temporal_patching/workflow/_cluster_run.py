@@ -56,8 +56,8 @@ from ._loop import MachineLoop
 from ._notices import Notices
 from ._raw import read
 
-MAX_HOSTS = 5_000
-"""Hosts of one cluster: with nine events a host, one history holds no more."""
+MAX_HOSTS = 4_500
+"""Hosts of one cluster: one after the other they cost nine events each, and one history holds no more."""
 
 MAX_EVENTS = 46_000
 MAX_BYTES = 40 * 1024**2
