@@ -11,13 +11,19 @@ import attrs
 import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowUpdateStage
-from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from temporal_patching.activity import PatchActivities
 from temporal_patching.client import Rollout
-from temporal_patching.exceptions import InvalidRequest, Refused, RolloutFailed
+from temporal_patching.exceptions import (
+    InvalidRequest,
+    NotAnswered,
+    Refused,
+    RolloutExists,
+    RolloutFailed,
+)
 from temporal_patching.models import (
     HostList,
     HostQuery,
@@ -68,8 +74,11 @@ def eu() -> str:
 
 
 async def phase_is(rollout: Rollout[Any], phase: str) -> bool:
-    """Whether the rollout is in that phase."""
-    return (await rollout.progress()).phase == phase
+    """Whether the rollout is in that phase. Without a cache the SDK may lose a task: then it says nothing."""
+    try:
+        return (await rollout.progress()).phase == phase
+    except NotAnswered:
+        return False
 
 
 async def failure_of(handle: WorkflowHandle[Any, Any]) -> ApplicationError:
@@ -216,11 +225,11 @@ async def test_ids_are_used_once(client: Client, eu: str) -> None:
     async with site(client, fleet) as here:
         rollout = await here.start(ask(eu))
         await fleet.reached("perform_update")
-        with pytest.raises(WorkflowAlreadyStartedError):
+        with pytest.raises(RolloutExists):
             await here.start(ask(eu), id=rollout.id)
         fleet.release("perform_update")
         await rollout.result()
-        with pytest.raises(WorkflowAlreadyStartedError):
+        with pytest.raises(RolloutExists):
             await here.start(ask(eu), id=rollout.id)
         here.ids = [rollout.id]
     assert fleet.host(f"{eu}-1").version == 2
