@@ -7,7 +7,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from temporalio import workflow
@@ -281,7 +281,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
     def _order_host(self, index: int) -> None:
         child = self._flying.get(index)
         if isinstance(child, workflow.ChildWorkflowHandle):
-            self._start(self._deliver(child, self._host_orders))
+            handle = cast("workflow.ChildWorkflowHandle[Any, Any]", child)
+            self._start(self._deliver(handle, self._host_orders))
 
     async def _deliver(
         self, child: workflow.ChildWorkflowHandle[Any, Any], orders: HostOrders
@@ -652,7 +653,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         }
         for index, host in enumerate(self._hosts):
             ended = machine.host_state(state, index)
-            if ended in why and index not in self._reports:
+            if ended is not None and ended in why and index not in self._reports:
                 hosts.append(
                     HostReport(
                         cluster=self._cluster, host=host.name, state=ended, reason=why[ended]
