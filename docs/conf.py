@@ -22,7 +22,6 @@ author = "The temporal-patching authors"
 version = release = metadata.version("temporal-patching")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["pictures/README.md"]
 html_theme = "furo"
 html_title = "temporal-patching"
 html_show_copyright = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
@@ -215,6 +216,15 @@ def task_queue(unique: str) -> str:
 
 
 # The run as a whole
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C as in a terminal, and so the programs that tests start.
+
+    A job that a script runs in the background ignores it, and hands that on to all that it starts.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,7 +15,6 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from temporal_patching.client import Rollout
-from temporal_patching.exceptions import RolloutFailed
 from temporal_patching.models import HostState, PatchRequest, RolloutReport
 from temporal_patching.policy import ApprovalPolicy, RolloutPolicy
 
@@ -50,10 +49,7 @@ async def patch(client: Client, clusters: Sequence[str], *, reboot: bool) -> Rol
     async for progress in rollout.watch():
         print(progress.summary, flush=True)
     await voting
-    try:
-        return await rollout.result()
-    except RolloutFailed as failed:
-        return failed.report
+    return await rollout.report()
 
 
 async def approve(rollout: Rollout[PatchDebianFleet]) -> None:

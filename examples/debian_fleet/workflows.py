@@ -23,9 +23,7 @@ class PatchDebianHost(HostPatchWorkflow):
     # A worker that died is noticed after 5 seconds.
     steps = Steps(
         attrs.evolve(step, heartbeat_timeout=timedelta(seconds=5))
-        for step in HostPatchWorkflow.steps.replace("stop_services", _STOP).replace(
-            "perform_update", _UPDATE
-        )
+        for step in HostPatchWorkflow.steps.replace(_STOP).replace(_UPDATE)
     )
 
 

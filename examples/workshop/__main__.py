@@ -79,8 +79,9 @@ async def run(names: Sequence[str], *, own_server: bool, pictures: Path) -> bool
                 rows = [Row("", "it runs", f"{type(error).__name__}: {error}", False)]
             console.print(f"({time.monotonic() - began:.0f} s)")
             for row in rows:
-                all_hold = all_hold and row.holds
-                table.add_row(name, row.what, row.expected, row.seen, "✓" if row.holds else "✗")
+                all_hold = all_hold and row.holds is not False
+                mark = {True: "✓", False: "✗", None: "–"}[row.holds]
+                table.add_row(name, row.what, row.expected, row.seen, mark)
             table.add_section()
     console.print(table)
     return all_hold
@@ -94,6 +95,13 @@ def log_to(file: Path) -> None:
     forwarding = LogForwardingConfig(logger=logging.getLogger("temporal-core"))
     logs = LoggingConfig(filter=levels, forwarding=forwarding)
     Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=logs)))
+    sys.unraisablehook = log_unraisable
+
+
+def log_unraisable(what: sys.UnraisableHookArgs) -> None:
+    """Logs what Python would print: a workflow by hand that hangs says so when it is thrown away."""
+    message = what.err_msg or "Exception ignored in"
+    logging.getLogger("python").warning("%s: %r", message, what.object, exc_info=what.exc_value)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

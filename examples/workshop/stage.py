@@ -55,13 +55,13 @@ class Row:
         what: What was tried.
         expected: What should be seen.
         seen: What was seen.
-        holds: Whether that is the same thing.
+        holds: Whether that is the same thing. None: it could not be tried here.
     """
 
     what: str
     expected: str
     seen: str
-    holds: bool
+    holds: bool | None
 
 
 @attrs.frozen

@@ -12,11 +12,15 @@ from pathlib import Path
 
 from examples.workshop.stage import PATIENCE, Stage
 
-ENDED_WELL = {0, -signal.SIGSEGV, -signal.SIGABRT}
+CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, 128 + signal.SIGSEGV, 128 + signal.SIGABRT}
 """A short-lived process that used the SDK may crash while its interpreter shuts down, after all is done and
-printed (temporalio/sdk-python#300). So whoever accepts this looks at what the program has done and printed."""
+printed (temporalio/sdk-python#300). So whoever accepts this looks at what the program has done and printed.
+The statuses from 128 on are a shell's word for it."""
 
-REFUSED = (ENDED_WELL - {0}) | {1}
+ENDED_WELL = {0} | CRASHES
+"""How a program may end that has done what it should."""
+
+REFUSED = {1} | CRASHES
 """The same for a program that ends with an error of its own."""
 
 

@@ -1,4 +1,4 @@
-"""An activity whose first attempt fails after the work is done, and a workflow that runs it."""
+"""An activity whose first attempt fails after the work is done. Nothing reminds the second one to look first."""
 
 from __future__ import annotations
 

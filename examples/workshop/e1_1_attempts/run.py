@@ -71,7 +71,7 @@ class Seen:
 
 
 async def show(stage: Stage) -> Seen:
-    stage.say("By hand. The worker logs the attempt that fails, with a traceback.")
+    stage.say("By hand: the first attempt fails, the second does the work again.")
     by_hand, with_library = stage.hosts("e1-1", 2)
     fleet = stage.fleet("e1-1-by-hand", {"eu-1": [by_hand]})
     queue = stage.id("e1-1-by-hand")
@@ -91,9 +91,7 @@ async def show(stage: Stage) -> Seen:
     by_hand_done = fleet.machine(by_hand).done().count(STEP)
     stage.say(f"  on the machine: {STEP} was done {by_hand_done} times")
 
-    stage.say(
-        "\nWith the library: the second attempt knows that it is the second, and looks first."
-    )
+    stage.say("\nWith the library: the task says that it is the second attempt, which looks first.")
     fleet = stage.fleet("e1-1-library", {"eu-1": [with_library]})
     queue = stage.id("e1-1-library")
     plugin = PatchingPlugin(library.UnsteadyHosts(fleet), workflows=[library.PatchUnsteadyFleet])

@@ -1,4 +1,4 @@
-"""Two clusters by hand: in nested loops, and all at once."""
+"""Two clusters by hand: in nested loops, all at once, and so many at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from ..hosts import HandHosts
 
-__all__ = ["AllAtOnceByHand", "LoopsByHand"]
+__all__ = ["AllAtOnceByHand", "LimitedByHand", "LoopsByHand"]
 
 LIMIT = timedelta(minutes=5)
 
@@ -46,3 +46,17 @@ class AllAtOnceByHand:
     async def run(self, clusters: list[str]) -> None:
         lists = await asyncio.gather(*[list_hosts(cluster) for cluster in clusters])
         await asyncio.gather(*[patch_host(host) for hosts in lists for host in hosts])
+
+
+@workflow.defn
+class LimitedByHand:
+    @workflow.run
+    async def run(self, clusters: list[str]) -> None:
+        limit = asyncio.Semaphore(5)
+
+        async def patch_within_limit(host: str) -> None:
+            async with limit:
+                await patch_host(host)
+
+        lists = await asyncio.gather(*[list_hosts(cluster) for cluster in clusters])
+        await asyncio.gather(*[patch_within_limit(host) for hosts in lists for host in hosts])

@@ -13,7 +13,7 @@ from temporalio.worker import Worker
 from ..hosts import HandHosts
 from ..machines import Fleet, Machine
 from ..stage import PATIENCE, Row, Stage
-from .by_hand import AllAtOnceByHand, LoopsByHand
+from .by_hand import AllAtOnceByHand, LimitedByHand, LoopsByHand
 from .with_library import IN_PARALLEL, ONE_AFTER_THE_OTHER, patch
 
 __all__ = ["Run", "Seen", "Span", "rows", "show"]
@@ -53,6 +53,7 @@ class Run:
         seconds: From the first host's beginning to the last one's end.
         most: The greatest number of hosts that were in flight at once.
         most_in: The same for each cluster.
+        first: How many hosts had begun when the first one was done.
     """
 
     spans: Sequence[Span]
@@ -60,6 +61,7 @@ class Run:
     seconds: float
     most: int
     most_in: Mapping[str, int]
+    first: int
 
 
 @attrs.frozen
@@ -69,6 +71,7 @@ class Seen:
     Attributes:
         loops: By hand, nested loops.
         all_at_once: By hand, ``asyncio.gather``.
+        limited: By hand, the same with an ``asyncio.Semaphore``.
         one_by_one: With the library, one after the other.
         in_parallel: With the library, within limits.
         picture: Where the library's two runs are drawn.
@@ -76,16 +79,17 @@ class Seen:
 
     loops: Run
     all_at_once: Run
+    limited: Run
     one_by_one: Run
     in_parallel: Run
     picture: Path
 
 
 async def show(stage: Stage) -> Seen:
-    stage.say("By hand: nested loops, then asyncio.gather.")
-    loops, all_at_once = await _by_hand(stage)
-    _tell(stage, "loops", loops)
-    _tell(stage, "gather", all_at_once)
+    stage.say("By hand: nested loops, then asyncio.gather, then the same with asyncio.Semaphore.")
+    loops = await _by_hand(stage, "loops", LoopsByHand)
+    all_at_once = await _by_hand(stage, "gather", AllAtOnceByHand)
+    limited = await _by_hand(stage, "semaphore", LimitedByHand)
 
     stage.say("With the library: one after the other, then in parallel within limits.")
     fleet = _fleet(stage, "one-by-one")
@@ -104,7 +108,7 @@ async def show(stage: Stage) -> Seen:
     picture = stage.picture("workshop-4.png")
     _paint(picture, drawn)
     stage.say(f"drawn in {picture}")
-    return Seen(loops, all_at_once, one_by_one, in_parallel, picture)
+    return Seen(loops, all_at_once, limited, one_by_one, in_parallel, picture)
 
 
 def rows(seen: Seen) -> list[Row]:
@@ -118,9 +122,15 @@ def rows(seen: Seen) -> list[Row]:
         ),
         Row(
             "by hand, gather",
-            "no limit: all hosts of a cluster at once",
+            f"no limit: all {HOSTS} hosts at once",
             _said(seen.all_at_once),
             seen.all_at_once.most == HOSTS,
+        ),
+        Row(
+            "by hand, semaphore",
+            f"{HOSTS} updated, 5 at once, 5 before the first one is done",
+            f"{_said(seen.limited)}, {seen.limited.first} before the first one is done",
+            seen.limited.updated == HOSTS and seen.limited.most == seen.limited.first == 5,
         ),
         Row(
             "with the library, one after the other",
@@ -130,12 +140,13 @@ def rows(seen: Seen) -> list[Row]:
         ),
         Row(
             "with the library, in parallel",
-            f"{HOSTS} updated, sooner, up to 3 a cluster and 5 in all at once",
-            _said(many),
+            f"{HOSTS} updated, sooner, up to 3 a cluster and 5 in all at once, 2 pilots first",
+            f"{_said(many)}, {many.first} before the first one is done",
             many.updated == HOSTS
             and many.seconds < one.seconds
             and max(many.most_in.values()) == 3
-            and many.most == 5,
+            and many.most == 5
+            and many.first <= 2,
         ),
     ]
 
@@ -146,25 +157,20 @@ def _fleet(stage: Stage, name: str) -> Fleet:
     return stage.fleet(f"e4-{name}", clusters, unit_seconds=0.1)
 
 
-async def _by_hand(stage: Stage) -> tuple[Run, Run]:
-    runs: list[Run] = []
-    for name, workflow in (("loops", LoopsByHand), ("gather", AllAtOnceByHand)):
-        fleet = _fleet(stage, name)
-        queue = stage.id(f"e4-{name}")
-        async with Worker(
-            stage.client,
-            task_queue=queue,
-            workflows=[workflow],
-            activities=HandHosts(fleet).all(),
-        ):
-            await asyncio.wait_for(
-                stage.client.execute_workflow(
-                    workflow.run, list(CLUSTERS), id=stage.id(f"e4-{name}"), task_queue=queue
-                ),
-                PATIENCE,
-            )
-        runs.append(_run(stage, fleet))
-    return runs[0], runs[1]
+async def _by_hand(
+    stage: Stage, name: str, workflow: type[LoopsByHand | AllAtOnceByHand | LimitedByHand]
+) -> Run:
+    fleet = _fleet(stage, name)
+    queue = stage.id(f"e4-{name}")
+    activities = HandHosts(fleet).all()
+    async with Worker(stage.client, task_queue=queue, workflows=[workflow], activities=activities):
+        running = stage.client.execute_workflow(
+            workflow.run, list(CLUSTERS), id=queue, task_queue=queue
+        )
+        await asyncio.wait_for(running, PATIENCE)
+    run = _run(stage, fleet)
+    _tell(stage, name, run)
+    return run
 
 
 # What the machines' logs say
@@ -191,6 +197,7 @@ def _run(stage: Stage, fleet: Fleet) -> Run:
             cluster: _most_at_once([span for span in spans if span.cluster == cluster])
             for cluster in CLUSTERS
         },
+        first=sum(span.began < min(each.ended for each in spans) for span in spans),
     )
 
 

@@ -18,7 +18,7 @@ from temporal_patching.worker import PatchingPlugin
 from ..hosts import HandHosts, WorkshopHosts
 from ..machines import Fleet
 from ..stage import PATIENCE, Row, Stage
-from ..web import photograph
+from ..web import browser, photograph
 from .by_hand import ClusterByHand, FleetByHand, HostByHand
 from .with_library import start
 
@@ -71,13 +71,15 @@ class Seen:
 
     Attributes:
         tree: The workflows of a rollout that went well.
-        picture: The web UI's page of that tree. None: no Chromium, or the web UI is not known.
+        picture: The web UI's page of that tree. None: there is none.
+        skipped: Why nobody tried to take it; empty if somebody did.
         by_hand: After the workflow by hand was terminated.
         with_library: After the library's rollout was terminated.
     """
 
     tree: Node
     picture: Path | None
+    skipped: str
     by_hand: Left
     with_library: Left
 
@@ -86,7 +88,12 @@ async def show(stage: Stage) -> Seen:
     stage.say("With the library: a workflow for the rollout, for each cluster and for each host.")
     tree = await asyncio.wait_for(_patched_with_library(stage), PATIENCE)
     _print(tree)
-    picture = await _photograph(stage, tree)
+    skipped = ""
+    if stage.web is None:
+        skipped = "set TEMPORAL_UI to the address of your server's web UI"
+    elif browser() is None:
+        skipped = "no Chromium"
+    picture = None if skipped else await _photograph(stage, tree)
 
     stage.say("By hand: the same three levels. Somebody terminates the top in the middle of it.")
     by_hand = await asyncio.wait_for(_terminated_by_hand(stage), PATIENCE)
@@ -97,7 +104,7 @@ async def show(stage: Stage) -> Seen:
     with_library = await asyncio.wait_for(_terminated_with_library(stage), PATIENCE)
     _print(with_library.tree)
     stage.say(f"  services stopped: {_names(with_library.stopped)}")
-    return Seen(tree, picture, by_hand, with_library)
+    return Seen(tree, picture, skipped, by_hand, with_library)
 
 
 async def read_tree(client: Client, id: str, run_id: str | None = None) -> Node:
@@ -190,9 +197,6 @@ def _stopped(stage: Stage, fleet: Fleet) -> list[str]:
 
 
 async def _photograph(stage: Stage, tree: Node) -> Path | None:
-    if stage.web is None:
-        stage.say("  no picture: set TEMPORAL_UI to the address of your server's web UI")
-        return None
     file = stage.picture("workshop-5.png")
     there = await photograph(
         f"{stage.link(quote(tree.id, safe=''))}/{tree.run_id}/relationships",
@@ -250,7 +254,7 @@ def rows(seen: Seen) -> list[Row]:
     killed = "1 TERMINATED > 2 TERMINATED > 2 TERMINATED"
     ended = "1 TERMINATED > 2 FAILED > 2 COMPLETED"
     by_hand, library = seen.by_hand, seen.with_library
-    table = [
+    return [
         Row("the tree", tree, _drawn(seen.tree), _drawn(seen.tree) == tree),
         Row(
             "by hand, the top terminated",
@@ -264,8 +268,15 @@ def rows(seen: Seen) -> list[Row]:
             f"{_drawn(library.tree)}, services stopped on {len(library.stopped)} hosts",
             _drawn(library.tree) == ended and not library.stopped,
         ),
+        _picture_row(seen),
     ]
-    if seen.picture is not None:
-        size = len(seen.picture.read_bytes()) // 1024
-        table.append(Row("the picture", "1 to 150 kB", f"{size} kB", 1 <= size <= 150))
-    return table
+
+
+def _picture_row(seen: Seen) -> Row:
+    what, expected = "the picture", "1 to 150 kB"
+    if seen.skipped:
+        return Row(what, expected, f"skipped: {seen.skipped}", None)
+    if seen.picture is None:
+        return Row(what, expected, "there is none", False)
+    size = len(seen.picture.read_bytes()) // 1024
+    return Row(what, expected, f"{size} kB", 1 <= size <= 150)

@@ -12,9 +12,7 @@ from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, Wor
 from temporalio.worker import Worker
 from temporalio.workflow import ParentClosePolicy
 
-from temporal_patching.client import Rollout
-from temporal_patching.exceptions import RolloutFailed
-from temporal_patching.models import RolloutReport
+from temporal_patching.models import Outcome, RolloutReport
 from temporal_patching.worker import PatchingPlugin
 
 from ..machines import Fleet, Machine
@@ -77,13 +75,11 @@ class Patched:
 
     Attributes:
         hosts: The hosts.
-        type: The type of its failure.
-        reason: Why, as its report says it.
-        report: What that failure carries.
+        reason: Why it failed, as its report says it.
+        report: Its report.
     """
 
     hosts: Mapping[str, Host]
-    type: str
     reason: str
     report: RolloutReport
 
@@ -183,7 +179,7 @@ async def show(stage: Stage) -> Seen:
     stage.say("With the library: first the others are given back or finished, then it fails.")
     patched = await _patched(stage)
     _tell(stage, patched.hosts)
-    stage.say(f"  {patched.type}: {stage.short(patched.report.summary)}")
+    stage.say(f"  {stage.short(patched.report.summary)}")
     for host in patched.report.hosts:
         stage.say(stage.short(f"    {host.host} is {host.state}: {host.reason}"))
     return Seen(terminated, abandoned, grouped, patched)
@@ -240,21 +236,13 @@ async def _patched(stage: Stage) -> Patched:
     async with Worker(stage.client, task_queue=queue, plugins=[plugin]):
         rollout = await start(stage.client, stage.id("e6-patch"), queue)
         await scene.play(stage)
-        type, report = await asyncio.wait_for(_end(rollout), PATIENCE)
+        report = await asyncio.wait_for(rollout.report(), PATIENCE)
         lengths = scene.lengths()
         ended: dict[str, str] = {}
         for host in scene.fleet.hosts("eu-1"):
             state = (await rollout.host_progress(host)).state
             ended[host] = "still running" if state is None else str(state)
-    return Patched(scene.hosts(ended, lengths), type, stage.short(report.reason), report)
-
-
-async def _end(rollout: Rollout[PatchDrainingFleet]) -> tuple[str, RolloutReport]:
-    """The type of its failure, and its report."""
-    try:
-        return "no failure", await rollout.result()
-    except RolloutFailed as failed:
-        return failed.type, failed.report
+    return Patched(scene.hosts(ended, lengths), stage.short(report.reason), report)
 
 
 def _worker_by_hand(stage: Stage, scene: Scene) -> Worker:
@@ -363,9 +351,9 @@ def rows(seen: Seen) -> list[Row]:
         ),
         Row(
             "the library: says why",
-            "RolloutStopped, and the host",
-            f"{patched.type}: {patched.reason}",
-            patched.type == "RolloutStopped" and "e6-broken" in patched.reason,
+            "STOPPED, and the host",
+            f"{patched.report.outcome}: {patched.reason}",
+            patched.report.outcome is Outcome.STOPPED and "e6-broken" in patched.reason,
         ),
     ]
 

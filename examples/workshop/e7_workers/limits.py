@@ -15,7 +15,8 @@ HOSTS = 6
 
 SLOTS = 2
 RATE = 8.0
-TUNER_SLOTS = 4
+TUNER_SLOTS = (2, 4)
+"""The fewest and the most."""
 
 
 class Limits(TypedDict, total=False):
@@ -63,8 +64,8 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
                 target_memory_usage=0.8,
                 target_cpu_usage=0.9,
                 activity_config=ResourceBasedSlotConfig(
-                    minimum_slots=1,
-                    maximum_slots=TUNER_SLOTS,
+                    minimum_slots=TUNER_SLOTS[0],
+                    maximum_slots=TUNER_SLOTS[1],
                     ramp_throttle=timedelta(milliseconds=50),
                 ),
             )

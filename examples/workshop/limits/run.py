@@ -20,7 +20,7 @@ from ..hosts import HandHosts
 from ..machines import Fleet
 from ..stage import PATIENCE, Row, Stage, dev_server
 from .by_hand import AllAtOnce, KeepsTheOutput, OneHistory, perform_chatty_update
-from .with_library import patch
+from .with_library import NARROW, patch
 
 __all__ = ["ByHand", "Largest", "Seen", "rows", "show"]
 
@@ -30,10 +30,19 @@ EVENTS, PENDING = 500, 50
 ADVISED_EVENTS = 10_240
 """From here on a usual server warns."""
 
+MOST_EVENTS = 51_200
+"""Here it ends the workflow."""
+
+LARGEST_CLUSTER = 4_500
+"""The library refuses a larger one."""
+
 LARGEST_PAYLOAD = 2 * 1024 * 1024
 
 HOSTS = 150
 """Hosts in each of the two clusters."""
+
+NARROW_HOSTS = 60
+"""Hosts of the cluster that are patched one after the other."""
 
 
 @attrs.frozen
@@ -82,6 +91,7 @@ class Seen:
         by_hand: The workflows by hand.
         report: The rollout with the library.
         largest: What it left on the server.
+        narrow: What one over a cluster of ``NARROW_HOSTS``, one after the other, left there.
         too_large: The rollout over a cluster that is too large.
         said: What that one says of itself.
     """
@@ -89,6 +99,7 @@ class Seen:
     by_hand: ByHand
     report: RolloutReport
     largest: Largest
+    narrow: Largest
     too_large: RolloutReport
     said: str
 
@@ -99,7 +110,7 @@ async def show(stage: Stage) -> Seen:
     stage.say(f"With the library: two clusters of {HOSTS} hosts.")
     began = time.monotonic()
     # A simulated host has the name of its cluster, and a number.
-    eu, us, huge = (stage.id(f"lim-{cluster}") for cluster in ("eu", "us", "huge"))
+    eu, us, one, huge = (stage.id(f"lim-{name}") for name in ("eu", "us", "one", "huge"))
     report = await patch(
         stage.client, {eu: HOSTS, us: HOSTS}, chatty=f"{eu}-2", id=stage.id("limits")
     )
@@ -109,15 +120,22 @@ async def show(stage: Stage) -> Seen:
         f"  {largest.workflows} workflows: at most {largest.events:,} events in a history, "
         f"{largest.payload:,} bytes in a payload"
     )
-    stage.say(
-        f"  that is {largest.events / HOSTS:.1f} events for each host of a cluster: "
-        f"{5_000 * largest.events // HOSTS:,} for the largest one allowed"
+    stage.say(f"With the library: a cluster of {NARROW_HOSTS} hosts, one after the other.")
+    slow = await patch(
+        stage.client, {one: NARROW_HOSTS}, policy=NARROW, id=stage.id("limits-narrow")
     )
-    stage.say("With the library: a cluster of 5,001 hosts.")
-    too_large = await patch(stage.client, {huge: 5_001}, chatty=None, id=stage.id("limits-huge"))
+    narrow = await _largest(stage, slow.rollout, workflows=2 + NARROW_HOSTS)
+    for what, events in (("50 at once", largest.events / HOSTS), ("one by one", _each(narrow))):
+        stage.say(
+            f"  {what}: {events:.1f} events for each host of a cluster; "
+            f"{LARGEST_CLUSTER * events:,.0f} for the largest one allowed; "
+            f"{ADVISED_EVENTS:,} are reached with {ADVISED_EVENTS / events:,.0f} hosts"
+        )
+    stage.say(f"With the library: a cluster of {LARGEST_CLUSTER + 1:,} hosts.")
+    too_large = await patch(stage.client, {huge: LARGEST_CLUSTER + 1}, id=stage.id("limits-huge"))
     said = stage.short(too_large.summary)
     stage.say(f"  {said}")
-    return Seen(by_hand, report, largest, too_large, said)
+    return Seen(by_hand, report, largest, narrow, too_large, said)
 
 
 # By hand
@@ -213,6 +231,11 @@ async def _largest(stage: Stage, rollout: str, *, workflows: int) -> Largest:
     return Largest(len(found), events, payload)
 
 
+def _each(narrow: Largest) -> float:
+    """Events for each host: the longest history is the cluster's."""
+    return narrow.events / NARROW_HOSTS
+
+
 def _payloads(message: Message) -> Iterator[Payload]:
     """Every payload in a message, however deep."""
     if isinstance(message, Payload):
@@ -265,9 +288,16 @@ def rows(seen: Seen) -> list[Row]:
             and 0 < largest.payload < LARGEST_PAYLOAD,
         ),
         Row(
-            "with the library, 5,001 hosts",
+            f"with the library, {NARROW_HOSTS} hosts one by one",
+            f"more events a host; {LARGEST_CLUSTER:,} hosts are below {MOST_EVENTS:,}",
+            f"{_each(seen.narrow):.1f} a host, {largest.events / HOSTS:.1f} with 50 at once; "
+            f"{LARGEST_CLUSTER * _each(seen.narrow):,.0f} for {LARGEST_CLUSTER:,}",
+            largest.events / HOSTS < _each(seen.narrow) < MOST_EVENTS / LARGEST_CLUSTER,
+        ),
+        Row(
+            f"with the library, {LARGEST_CLUSTER + 1:,} hosts",
             "refused, nothing is touched",
             seen.said,
-            "5000" in huge.reason and huge.counts[HostState.PATCHED] == 0,
+            str(LARGEST_CLUSTER) in huge.reason and huge.counts[HostState.PATCHED] == 0,
         ),
     ]

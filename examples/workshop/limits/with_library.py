@@ -15,7 +15,11 @@ from temporal_patching.testing import Fault, SimulatedFleet
 from temporal_patching.worker import PatchingPlugin
 from temporal_patching.workflow import SystemPatchWorkflow
 
-__all__ = ["Chatty", "patch"]
+__all__ = ["NARROW", "WIDE", "Chatty", "patch"]
+
+NARROW = RolloutPolicy()
+"""The default: a cluster's hosts go one after the other."""
+WIDE = RolloutPolicy(max_parallel=50)
 
 STEPS = ("perform_update", "check_service_health")
 
@@ -31,15 +35,16 @@ class Chatty(Fault):
 
 
 async def patch(
-    client: Client, clusters: Mapping[str, int], *, chatty: str | None, id: str
+    client: Client,
+    clusters: Mapping[str, int],
+    *,
+    id: str,
+    policy: RolloutPolicy = WIDE,
+    chatty: str | None = None,
 ) -> RolloutReport:
-    """Patches clusters of simulated hosts, fifty of each at once."""
+    """Patches clusters of simulated hosts."""
     fleet = SimulatedFleet(clusters, faults={chatty: Chatty("perform_update")} if chatty else {})
-    request = PatchRequest(
-        clusters=list(clusters),
-        requester="carol@example.com",
-        policy=RolloutPolicy(max_parallel=50),
-    )
+    request = PatchRequest(clusters=list(clusters), requester="carol@example.com", policy=policy)
     plugin = PatchingPlugin(fleet.implementing(*STEPS))
     async with Worker(client, task_queue=id, plugins=[plugin]):
         rollout = await Rollout.start(client, SystemPatchWorkflow, request, id=id, task_queue=id)
