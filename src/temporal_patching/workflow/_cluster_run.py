@@ -7,7 +7,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 import attrs
 from temporalio import workflow
@@ -280,8 +280,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
 
     def _order_host(self, index: int) -> None:
         child = self._flying.get(index)
-        if isinstance(child, workflow.ChildWorkflowHandle):
-            handle = cast("workflow.ChildWorkflowHandle[Any, Any]", child)
+        if isinstance(child, workflow.ChildWorkflowHandle):  # not one that waits for a busy host
+            handle: workflow.ChildWorkflowHandle[Any, Any] = child
             self._start(self._deliver(handle, self._host_orders))
 
     async def _deliver(
