@@ -79,7 +79,7 @@ $(VENV)/.workshop: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python $(NEWER_PIP)
-	$(BIN)/python $(PIP_INSTALL) --editable '.[demo,ssh]' --group dev
+	$(BIN)/python $(PIP_INSTALL) --editable '.[cli,demo,ssh]' --group dev
 	@touch $@ $(VENV)/.demo $(VENV)/.workshop
 
 clean:

@@ -21,8 +21,10 @@ def lowest(pyproject: str) -> list[str]:
     """
     published = pyproject.split("[dependency-groups]")[0].split("dependencies = [", 1)[1]
     return sorted(
-        f"{name}=={version}"
-        for name, version in re.findall(r'"([A-Za-z0-9_-]+)>=([0-9.]+)[^"]*"', published)
+        {  # two extras may need the same
+            f"{name}=={version}"
+            for name, version in re.findall(r'"([A-Za-z0-9_-]+)>=([0-9.]+)[^"]*"', published)
+        }
     )
 
 

@@ -11,6 +11,7 @@ This module offers nothing but ``__version__``. Import from the room that your c
 * :mod:`temporal_patching.exceptions`: every failure, with the type string that a client sees.
 * :mod:`temporal_patching.testing`: a simulated fleet for your own tests.
 * :mod:`temporal_patching.contrib`: ready-made adapters that need a third-party package.
+* :mod:`temporal_patching.cli`: the command line for an operator (extra ``cli``).
 
 Importing it imports none of the rooms. Inside of a workflow sandbox it passes them through, as the
 plugin does, so that the parts work on any worker, and cost a workflow nothing.

@@ -265,7 +265,7 @@ def test_usage(arguments: list[str]) -> None:
     """A wrong command line is answered with the usage and status 2."""
     run = subprocess.run([*COMMAND[:-1], *arguments], capture_output=True, text=True, timeout=60)
     assert run.returncode == 2
-    assert run.stderr.startswith("usage: python -m temporal_patching")
+    assert run.stderr.lower().startswith("usage: python -m temporal_patching")
 
 
 def test_requirements(monkeypatch: pytest.MonkeyPatch) -> None:

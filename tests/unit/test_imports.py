@@ -13,7 +13,7 @@ import pytest
 PACKAGE = "temporal_patching"
 SOURCE = Path(__file__).parents[2] / "src" / PACKAGE
 
-# Imports run one way. Nobody imports `testing` or `contrib`; `demo` is a program, not a room.
+# Imports run one way. Nobody imports `testing`, `contrib` or `cli`; `demo` is a program, not a room.
 CORE = ["exceptions", "policy", "models", "workflow", "activity", "client", "worker"]
 MAY_IMPORT: dict[str, set[str]] = {
     "": set(),
@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": set(CORE),
     "contrib": set(CORE),
     "demo": set(CORE),
-    "__main__": {"demo"},
+    "cli": {"exceptions", "policy", "models", "client"},
+    "__main__": {"cli", "demo"},
 }
 
 # Third-party packages, and the only modules that may import them ("": all).
@@ -39,7 +40,8 @@ THIRD_PARTY = {
     "cattrs": ["models._wire"],
     "asyncssh": ["contrib.ssh"],
     "pytest": ["testing.pytest_plugin"],
-    "rich": ["demo"],
+    "click": ["cli"],
+    "rich": ["cli", "demo"],
 }
 
 # `policy` decides: time, ids and chance come in as events.
@@ -156,6 +158,10 @@ def test_import_map() -> None:
         ("temporal_patching.client", "from .worker import PatchingPlugin"),
         ("temporal_patching.client", "from .testing import Fleet"),
         ("temporal_patching.worker", "from .contrib import ssh"),
+        ("temporal_patching.client", "from .cli import main"),
+        ("temporal_patching.client", "import click"),
+        ("temporal_patching.cli._commands", "from ..workflow import SystemPatchWorkflow"),
+        ("temporal_patching.cli._commands", "from ..demo import main"),
         ("temporal_patching.testing._fleet", "from ..contrib import ssh"),
         ("temporal_patching.testing._fleet", "import pytest"),
         ("temporal_patching.activity", "import pydantic"),
@@ -182,6 +188,8 @@ def test_forbidden_import(module: str, line: str) -> None:
         ("temporal_patching.contrib.ssh", "import asyncssh"),
         ("temporal_patching.client", "from temporal_patching.workflow import SystemPatchWorkflow"),
         ("temporal_patching.demo._run", "import rich.progress"),
+        ("temporal_patching.cli._commands", "from ..client import Rollout"),
+        ("temporal_patching.cli._commands", "import click"),
     ],
 )
 def test_allowed_import(module: str, line: str) -> None:
@@ -209,7 +217,7 @@ def test_root_loads_nothing() -> None:
 def test_workflow_loads_only_what_runs_in_a_workflow() -> None:
     """Importing `workflow` loads nothing that belongs outside of one."""
     loaded = loaded_by("import temporal_patching.workflow")
-    outside = ("activity", "client", "worker", "testing", "contrib", "demo")
+    outside = ("activity", "client", "worker", "testing", "contrib", "cli", "demo")
     forbidden = tuple(f"{PACKAGE}.{room}" for room in outside)
     assert [name for name in loaded if name.startswith((*forbidden, "cattrs.preconf"))] == []
 

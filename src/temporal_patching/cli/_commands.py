@@ -1,0 +1,495 @@
+"""The commands: each asks a ``Rollout`` for one thing and shows the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import sys
+import traceback
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import click
+from temporalio.client import WorkflowFailureError
+
+from ..client import Rollout
+from ..exceptions import InvalidRequest, NotAnswered, RolloutNotFound
+from ..models import RolloutProgress, RolloutReport, Steered
+from ..models._wire import from_json
+from ..policy import Amount, FailureBudget, Outcome, PauseAfter
+from . import _show
+from ._connect import Connection, must_read
+from ._exits import (
+    DONE,
+    INTERRUPTED,
+    INVALID,
+    MEANINGS,
+    NOT_ANSWERED,
+    NOT_PATCHED,
+    UNREAD,
+    Stopped,
+    ended,
+    told,
+)
+from ._show import Screen, plain
+
+Handle = Rollout[Any]
+Asked = Callable[..., Coroutine[Any, Any, int]]
+Check = Callable[[str, Mapping[str, Any]], None]
+
+_EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>5}  {said}" for code, said in MEANINGS.items())
+
+_VERB = (
+    click.Option(
+        ["--by"],
+        required=True,
+        envvar="TEMPORAL_PATCHING_BY",
+        show_envvar=True,
+        help="Who asks: your e-mail address, say. A claim; nothing checks it.",
+    ),
+    click.Option(["--reason"], default="", help="Why, for the record."),
+)
+
+_SHARED = (
+    click.Option(["--json", "as_json"], is_flag=True, help="JSON on stdout, for programs."),
+    click.Option(["--address"], help="The server. Default: as the temporal command finds it."),
+    click.Option(["--namespace"], help="The namespace, likewise."),
+    click.Option(["--profile"], help="The profile of its configuration file, likewise."),
+    click.Option(
+        ["--converter"],
+        envvar="TEMPORAL_PATCHING_CONVERTER",
+        show_envvar=True,
+        metavar="PACKAGE.MODULE:NAME",
+        help="Your data converter, if your payloads are encrypted, say.",
+    ),
+    click.Option(["--debug"], is_flag=True, help="Show the traceback of what is unexpected."),
+)
+
+
+@click.group(
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    subcommand_metavar="COMMAND ROLLOUT [OPTIONS]",
+)
+def commands() -> None:
+    """Watch and steer a rollout while it runs. ROLLOUT is its workflow id.
+
+    The server is found as the temporal command finds it: TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_API_KEY,
+    TEMPORAL_TLS_..., TEMPORAL_PROFILE and its configuration file.
+
+    A rollout to try it on: python -m temporal_patching demo
+    """
+
+
+def run(arguments: Sequence[str], *, program: str) -> int:
+    """Runs one command and answers with its exit code.
+
+    Args:
+        arguments: The command line, without the program.
+        program: How it was called, for the usage.
+    """
+    if not arguments:
+        with click.Context(commands, info_name=program) as context:
+            click.echo(commands.get_help(context), err=True)
+        return INVALID
+    try:
+        status = commands.main(list(arguments), prog_name=program, standalone_mode=False)
+    except click.Abort:
+        _complain("interrupted; nothing was sent")
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return INVALID
+    except BrokenPipeError:
+        return UNREAD
+    except Exception as error:
+        code, line = told(error)
+        _complain(line)
+        return code
+    return status if isinstance(status, int) else DONE
+
+
+def _command(
+    *options: click.Option, steers: bool = False, check: Check | None = None
+) -> Callable[[Asked], click.Command]:
+    """Makes a command of what asks a rollout.
+
+    Args:
+        options: Its own.
+        steers: Whether it changes something, and so needs to know who asks.
+        check: Looks at the rollout's id and the options before anything is sent.
+    """
+
+    def made(asked: Asked) -> click.Command:
+        name = asked.__name__.rstrip("_")
+
+        def called(
+            *,
+            rollout: str,
+            as_json: bool,
+            address: str | None,
+            namespace: str | None,
+            profile: str | None,
+            converter: str | None,
+            debug: bool,
+            **own: Any,
+        ) -> int:
+            if check is not None:
+                check(rollout, own)
+            connection = Connection(
+                address=address, namespace=namespace, profile=profile, converter=converter
+            )
+            try:
+                return asyncio.run(_asked(asked, rollout, connection, Screen(as_json=as_json), own))
+            except KeyboardInterrupt:
+                what = "whether it was done is not known" if steers else "the rollout goes on"
+                _complain(f"interrupted; {what}")
+                return INTERRUPTED
+            except (click.ClickException, BrokenPipeError):
+                raise
+            except Exception as error:
+                code, line = told(error)
+                if debug:
+                    traceback.print_exception(type(error), error, error.__traceback__)
+                _complain(line)
+                return code
+
+        command = click.Command(
+            name,
+            callback=called,
+            params=[
+                click.Argument(["rollout"]),
+                *options,
+                *(_VERB if steers else ()),
+                *_SHARED,
+            ],
+            help=inspect.getdoc(asked),
+        )
+        commands.add_command(command)
+        return command
+
+    return made
+
+
+async def _asked(
+    asked: Asked, id: str, connection: Connection, screen: Screen, own: Mapping[str, Any]
+) -> int:
+    client = await connection.client()
+    await must_read(client, id)
+    try:
+        return await asked(Rollout.get(client, id), screen, **own)
+    except (RolloutNotFound, NotAnswered) as error:
+        address = client.service_client.config.target_host
+        where = f" (namespace {client.namespace!r} at {address})"
+        raise type(error)(f"{error}{where}") from None
+
+
+def _complain(line: str) -> None:
+    print(plain(line), file=sys.stderr, flush=True)
+
+
+# Looking
+
+
+@_command()
+async def status(rollout: Handle, screen: Screen) -> int:
+    """Where the rollout is: phase, clusters, gates, failures, what is out of service."""
+    screen.show(await rollout.progress(), _show.status)
+    return DONE
+
+
+@_command(
+    click.Option(
+        ["--every"],
+        type=click.FloatRange(min=0.1),
+        default=1.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How often it asks.",
+    )
+)
+async def watch(rollout: Handle, screen: Screen, *, every: float) -> int:
+    """Lines for what changes, until the rollout has ended; then how it ended.
+
+    With --json one object a line: the whole progress, each time it has changed. Ctrl-C ends the watching, not
+    the rollout.
+    """
+    last: RolloutProgress | None = None
+
+    def changed(now: RolloutProgress) -> _show.Lines:
+        return _show.changes(last, now)
+
+    async for progress in rollout.watch(every=timedelta(seconds=every)):
+        screen.show(progress, changed, one_line=True)
+        last = progress
+    # Its history knows how it ended, also where no worker is there to say so.
+    end = await _end(rollout)
+    if not screen.as_json:
+        screen.say(_show.report(end))
+    return _code(end)
+
+
+@_command()
+async def explain(rollout: Handle, screen: Screen) -> int:
+    """Why it waits, why it stopped, and what would stop it next, with the evidence."""
+    screen.show(await rollout.explain(), _show.explanation)
+    return DONE
+
+
+@_command()
+async def audit(rollout: Handle, screen: Screen) -> int:
+    """Who decided what, when and why, in order."""
+    screen.show(await rollout.audit(), _show.audit)
+    return DONE
+
+
+@_command()
+async def report(rollout: Handle, screen: Screen) -> int:
+    """How the rollout ended. Waits for its end. Needs no worker."""
+    end = await _end(rollout)
+    screen.show(end, _show.report)
+    return _code(end)
+
+
+async def _end(rollout: Handle) -> RolloutReport:
+    try:
+        return await rollout.report()
+    except (InvalidRequest, WorkflowFailureError) as error:
+        raise ended(error) from None
+
+
+def _code(end: RolloutReport) -> int:
+    return DONE if end.outcome is Outcome.PATCHED else NOT_PATCHED
+
+
+# Votes
+
+_GATE = click.Option(
+    ["--gate"], default="start", show_default=True, help='Which gate: "promote", "wave-2/eu-1", …'
+)
+
+
+@_command(_GATE, steers=True)
+async def approve(rollout: Handle, screen: Screen, *, by: str, reason: str, gate: str) -> int:
+    """Approves a gate."""
+    screen.show(await rollout.approve(by=by, reason=reason, gate=gate), _show.voted)
+    return DONE
+
+
+@_command(_GATE, steers=True)
+async def reject(rollout: Handle, screen: Screen, *, by: str, reason: str, gate: str) -> int:
+    """Rejects a gate: the rollout ends there, whatever the quorum."""
+    screen.show(await rollout.reject(by=by, reason=reason, gate=gate), _show.voted)
+    return DONE
+
+
+# Steering
+
+_CLUSTER = click.Option(["--cluster"], help="Only this cluster. Default: the whole rollout.")
+
+
+@_command(
+    click.Option(
+        ["--after"],
+        type=click.Choice(["host", "step"]),
+        default="host",
+        show_default=True,
+        help="Let the hosts in flight finish, or stop those before their update at the next step.",
+    ),
+    _CLUSTER,
+    steers=True,
+)
+async def pause(
+    rollout: Handle, screen: Screen, *, by: str, reason: str, after: PauseAfter, cluster: str | None
+) -> int:
+    """Nothing new starts, until a resume."""
+    return _steered(screen, await rollout.pause(by=by, reason=reason, after=after, cluster=cluster))
+
+
+@_command(_CLUSTER, steers=True)
+async def resume(
+    rollout: Handle, screen: Screen, *, by: str, reason: str, cluster: str | None
+) -> int:
+    """It goes on; without --cluster also every cluster that was paused alone."""
+    return _steered(screen, await rollout.resume(by=by, reason=reason, cluster=cluster))
+
+
+def _sure(rollout: str, options: Mapping[str, Any]) -> None:
+    """Asks, on a terminal, whether an abort is meant."""
+    if options["yes"]:
+        return
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise click.UsageError("an abort asks first, and stdin is no terminal: say --yes")
+    what = (
+        "Updates that run are CANCELLED, their hosts are held OUT OF SERVICE."
+        if options["now"]
+        else "Updates that run go to their end."
+    )
+    question = f"Nothing new starts, and it cannot be resumed. {what}\nAbort {plain(rollout)!r}?"
+    if not click.confirm(question, err=True):
+        raise click.UsageError("not aborted: nothing was sent")
+
+
+@_command(
+    click.Option(
+        ["--now"],
+        is_flag=True,
+        help="Cancel updates that run, too; their hosts are held out of service and named.",
+    ),
+    click.Option(["--yes", "-y"], is_flag=True, help="Do not ask. Needed where nobody can answer."),
+    steers=True,
+    check=_sure,
+)
+async def abort(
+    rollout: Handle, screen: Screen, *, by: str, reason: str, now: bool, yes: bool
+) -> int:
+    """Ends the rollout: nothing new starts, hosts before their update are restored.
+
+    If no worker answers it sends a workflow cancel, which the server keeps until one is back: an abort without
+    --now.
+    """
+    answer = await rollout.abort(by=by, reason=reason, now=now)
+    _steered(screen, answer)
+    if now and not answer.phase:
+        raise Stopped(
+            NOT_ANSWERED, "updates that run are not cancelled: repeat it when a worker is back"
+        )
+    return DONE
+
+
+def _amount(context: click.Context, option: click.Parameter, value: str | None) -> Amount | None:
+    return int(value) if value is not None and value.isdecimal() else value
+
+
+def _budget(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> FailureBudget | None:
+    if value is None:
+        return None
+    try:
+        given: Any = json.loads(value) if value.lstrip().startswith("{") else None
+    except ValueError as error:
+        raise click.BadParameter(f"no JSON: {error}") from None
+    try:
+        if given is None:
+            return FailureBudget(max_failures=int(value) if value.isdecimal() else value)
+        return from_json(given, FailureBudget)
+    except InvalidRequest as error:
+        raise click.BadParameter("; ".join(error.problems)) from None
+
+
+def _some_limit(rollout: str, options: Mapping[str, Any]) -> None:
+    named = (value for name, value in options.items() if name not in ("by", "reason"))
+    if all(value is None for value in named):
+        raise click.UsageError("at least one limit must be given")
+
+
+_WHOLE = (
+    "A number or a percentage; or the whole budget as JSON, since it replaces the old one whole"
+)
+
+
+@_command(
+    click.Option(
+        ["--max-parallel"], metavar="AMOUNT", callback=_amount, help="Hosts of a cluster at once."
+    ),
+    click.Option(
+        ["--max-parallel-total"],
+        metavar="AMOUNT",
+        callback=_amount,
+        help="Hosts of all clusters at once.",
+    ),
+    click.Option(["--max-parallel-clusters"], metavar="NUMBER", type=int, help="Clusters at once."),
+    click.Option(
+        ["--max-out-of-service"],
+        metavar="AMOUNT",
+        callback=_amount,
+        help="Hosts of a cluster in flight or held.",
+    ),
+    click.Option(
+        ["--max-failures"],
+        metavar="BUDGET",
+        callback=_budget,
+        help=f"The failure budget of each cluster. {_WHOLE}.",
+    ),
+    click.Option(
+        ["--total-max-failures"],
+        metavar="BUDGET",
+        callback=_budget,
+        help="The failure budget over all clusters, likewise.",
+    ),
+    steers=True,
+    check=_some_limit,
+)
+async def set_(
+    rollout: Handle,
+    screen: Screen,
+    *,
+    by: str,
+    reason: str,
+    max_parallel: Amount | None,
+    max_parallel_total: Amount | None,
+    max_parallel_clusters: int | None,
+    max_out_of_service: Amount | None,
+    max_failures: FailureBudget | None,
+    total_max_failures: FailureBudget | None,
+) -> int:
+    r"""Other limits, from now on. AMOUNT is a number of hosts, or a percentage like 5%.
+
+    What is not named stays. A lower width takes effect as hosts end; a budget below what has failed already is
+    refused.
+
+    \b
+    A budget is replaced whole. To keep more of it than --max-failures, write it as JSON:
+      --max-failures '{"max_failures": "5%", "strict": true, "min_sample": 20}'
+    """
+    answer = await rollout.set_limits(
+        by=by,
+        reason=reason,
+        max_parallel=max_parallel,
+        max_parallel_total=max_parallel_total,
+        max_parallel_clusters=max_parallel_clusters,
+        max_out_of_service=max_out_of_service,
+        failure_budget=max_failures,
+        total_failure_budget=total_max_failures,
+    )
+    _steered(screen, answer)
+    for budget in (max_failures, total_max_failures):
+        if budget is not None and not screen.as_json:
+            screen.say(_show.replaced(budget))
+    return DONE
+
+
+def _host_or_wave(rollout: str, options: Mapping[str, Any]) -> None:
+    if (options["host"] is None) == (options["wave"] is None):
+        raise click.UsageError("either '--host' or '--wave' must be given, and not both")
+
+
+@_command(
+    click.Option(["--host"], help="This host."),
+    click.Option(["--wave"], type=int, help="The wave of this number."),
+    click.Option(["--cluster"], help="Whose wave. Default: every cluster's."),
+    steers=True,
+    check=_host_or_wave,
+)
+async def skip(
+    rollout: Handle,
+    screen: Screen,
+    *,
+    by: str,
+    reason: str,
+    host: str | None,
+    wave: int | None,
+    cluster: str | None,
+) -> int:
+    """Does not start a host, or a whole wave. What has started goes on, and it says so."""
+    return _steered(
+        screen, await rollout.skip(by=by, reason=reason, host=host, wave=wave, cluster=cluster)
+    )
+
+
+def _steered(screen: Screen, answer: Steered) -> int:
+    screen.show(answer, _show.steered)
+    return DONE
