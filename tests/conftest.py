@@ -219,7 +219,7 @@ def task_queue(unique: str) -> str:
 
 
 def pytest_configure() -> None:
-    """Take Ctrl-C and Ctrl-\\ as in a terminal, and so the programs that tests start.
+    """Take SIGINT and SIGQUIT as in a terminal, and so the programs that tests start.
 
     A job that a script runs in the background ignores them, and hands that on to all that it starts.
     """
