@@ -219,12 +219,14 @@ def task_queue(unique: str) -> str:
 
 
 def pytest_configure() -> None:
-    """Take Ctrl-C as in a terminal, and so the programs that tests start.
+    """Take SIGINT and SIGQUIT as in a terminal, and so the programs that tests start.
 
-    A job that a script runs in the background ignores it, and hands that on to all that it starts.
+    A job that a script runs in the background ignores them, and hands that on to all that it starts.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

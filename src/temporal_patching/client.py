@@ -408,8 +408,6 @@ class Rollout(Generic[WorkflowT]):
         """
         handle, attempts = await self._own_host(host)
         progress = await _query(handle, "progress", HostProgress)
-        if progress.rollout != self.id:
-            raise RolloutNotFound(f"host {host!r} is with rollout {progress.rollout!r}")
         attempt, failure = attempts.get(progress.step or "", (None, None))
         return attrs.evolve(progress, attempt=attempt, last_failure=failure)
 
@@ -425,14 +423,13 @@ class Rollout(Generic[WorkflowT]):
                 f"host {host!r} has not started, or its retention is over"
             ) from None
         info = described.workflow_execution_info
-        rollout, _, _ = info.parent_execution.workflow_id.rpartition(
-            "/"
-        )  # its parent is its cluster
-        # Asked before its workflow is: a former rollout's may have no worker any more.
+        # Its parent is a cluster, whose id begins with its rollout's. The server is asked, and not the
+        # workflow: a former rollout's may have no worker any more.
+        rollout = info.parent_execution.workflow_id.rpartition("/")[0]
         if rollout != self.id:
             raise RolloutNotFound(
                 f"host {host!r} has not started: the last that worked on it was "
-                f"{info.root_execution.workflow_id or 'something else'!r}"
+                f"{rollout or 'something else'!r}"
             )
         attempts = {
             each.activity_type.name: (

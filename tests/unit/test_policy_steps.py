@@ -291,5 +291,11 @@ def test_what_is_meant_to_be_a_step() -> None:
         def both(self, task, more):  # type: ignore[no-untyped-def]
             """Their own."""
 
+        @staticmethod
+        def connection(task):  # type: ignore[no-untyped-def]
+            """Their own: it has no self."""
+
+        make_index = dict  # a callable without a signature
+
     steps = [name for name in sorted(implemented(Hosts)) if takes_task(Hosts, name)]
     assert steps == ["check_service_heath", "perform_update", "rebuild", "rebuild_more"]

@@ -668,7 +668,26 @@ async def test_a_host_that_only_drops_the_connection_was_not_rebooted() -> None:
     async with serve(machine) as server:
         with pytest.raises(OutcomeUnknown, match="still has the boot id"):
             await rebooting(server).reboot(
-                "127.0.0.1", timeout=timedelta(seconds=0.5), poll_interval=QUICKLY
+                "127.0.0.1", timeout=timedelta(seconds=3), poll_interval=timedelta(seconds=1)
+            )
+
+
+async def test_a_look_that_the_deadline_cuts_short_does_not_hide_what_the_last_one_saw() -> None:
+    """The host answered with its old boot id and then hung: the old boot id is what is known."""
+    machine = Machine(reboots=False)
+    looks = 0
+
+    async def hang(server: Server, process: Process) -> None:
+        nonlocal looks
+        looks += process.command == "boot-id"
+        if looks > 2:
+            await asyncio.sleep(60)
+        await machine(server, process)
+
+    async with serve(hang) as server:
+        with pytest.raises(OutcomeUnknown, match="still has the boot id"):
+            await rebooting(server).reboot(
+                "127.0.0.1", timeout=timedelta(seconds=3), poll_interval=QUICKLY
             )
 
 

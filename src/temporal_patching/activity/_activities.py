@@ -133,13 +133,14 @@ def takes_task(activities: type[PatchActivities], name: str) -> bool:
     """Whether a method is meant to be a step: by its name, or by what it takes."""
     if name in KINDS:
         return True
-    method = getattr(activities, name)
-    parameters = list(inspect.signature(method).parameters.values())[1:]
-    if len(parameters) == 1 and parameters[0].annotation is inspect.Parameter.empty:
-        # Without annotations a step is known by its argument's name, or by a name that is almost a step's.
-        return parameters[0].name == "task" or bool(did_you_mean(name, KINDS))
+    method = inspect.getattr_static(activities, name)
+    if inspect.isfunction(method):  # other callables need not have a signature, nor a self
+        parameters = list(inspect.signature(method).parameters.values())[1:]
+        if len(parameters) == 1 and parameters[0].annotation is inspect.Parameter.empty:
+            # Without annotations a step is known by its argument's name, or by a name almost a step's.
+            return parameters[0].name == "task" or bool(did_you_mean(name, KINDS))
     try:
-        hints = get_type_hints(method)
+        hints = get_type_hints(getattr(activities, name))
     except Exception:  # a method of theirs whose annotations cannot be resolved is none of ours
         return False
     return HostTask in [hint for argument, hint in hints.items() if argument != "return"]

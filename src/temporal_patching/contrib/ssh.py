@@ -327,14 +327,18 @@ class Ssh:
     async def _wait_for_boot(
         self, host: str, old: str | None, deadline: float, poll_interval: timedelta
     ) -> str:
+        problem: ApplicationError | None = None
         while True:
             try:
                 boot_id = await self.boot_id(host, timeout=_remaining(deadline))
-                problem: ApplicationError = OutcomeUnknown(
+                problem = OutcomeUnknown(
                     f"{host}: it still has the boot id that it had before the reboot"
                 )
             except (HostUnreachable, OutcomeUnknown, CommandFailed) as error:
-                boot_id, problem = "", error
+                boot_id = ""
+                # a look that the deadline cut short says less than the one before it
+                if problem is None or time.monotonic() < deadline:
+                    problem = error
             if boot_id and boot_id != old:
                 return boot_id
             if time.monotonic() + poll_interval.total_seconds() > deadline:
