@@ -157,10 +157,16 @@ def test_a_duration_has_an_end() -> None:
         RolloutPolicy(busy_host_timeout=timedelta.max)
 
 
-def test_what_cannot_be_done_yet_is_refused() -> None:
-    """A strict budget over all clusters is refused, not ignored."""
-    with pytest.raises(InvalidRequest, match="'total_failure_budget' must not be strict yet"):
-        RolloutPolicy(total_failure_budget=FailureBudget(strict=True))
+def test_a_strict_total_budget_has_no_conditions() -> None:
+    """It is shared out ahead, so it cannot depend on what turns out later."""
+    budget = FailureBudget(strict=True, min_sample=3, max_unreachable=1)
+    with pytest.raises(InvalidRequest) as refused:
+        RolloutPolicy(total_failure_budget=budget)
+    assert list(refused.value.problems) == [
+        "'total_failure_budget.min_sample' must be 0 if it is strict (got 3)",
+        "'total_failure_budget.max_unreachable' must not be set if it is strict (got 1)",
+    ]
+    assert RolloutPolicy(total_failure_budget=FailureBudget(strict=True)).total_failure_budget
 
 
 def test_rubbish_is_told_in_bounded_words() -> None:

@@ -119,6 +119,12 @@ class Together:
         total = self.state.policy.max_parallel_total
         if isinstance(total, int) and not self.lowered:
             assert sum(len(each.flying) for each in self.children.values()) < total
+        budget = self.state.policy.total_failure_budget
+        if budget is not None and budget.strict:
+            assert isinstance(budget.max_failures, int)
+            lost = [ended for each in self.children.values() for ended in each.ends.values()]
+            flying = sum(len(each.flying) for each in self.children.values())
+            assert lost.count(HostState.FAILED) + flying <= budget.max_failures, "overshot"
 
     def obey(self, child: Child) -> None:
         """A cluster hears the newest of its orders."""
@@ -137,7 +143,7 @@ class Together:
             cluster_machine.LimitsChanged(plan),
             cluster_machine.Skipped(hosts=hosts, waves=view.skip_waves),
             cluster_machine.WavesOpened(view.opened),
-            cluster_machine.SlotsGranted(view.slots),
+            cluster_machine.SlotsGranted(view.slots, view.risk),
         ):
             self.happens(child, event)
 
@@ -284,6 +290,9 @@ def begin(seed: int) -> Together:
         max_parallel_total=rng.choice([None, None, rng.randint(1, 6)]),
         max_parallel_clusters=rng.choice([None, 1, 2]),
         failure_budget=tolerant,
+        total_failure_budget=rng.choice(
+            [None, None, FailureBudget(max_failures=rng.randint(0, 6), strict=rng.random() < 0.7)]
+        ),
         rings=rings,
         soak=rng.choice([None, Soak(duration=timedelta(minutes=1))]),
         in_flight=rng.choice(["cancel", "finish"]),

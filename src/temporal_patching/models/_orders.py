@@ -79,6 +79,7 @@ class ClusterOrders(WireType):
 
     sequence: int
     slots: int | None = 0
+    risk: int | None = None
     stop: str | None = None
     finishes: bool = False
     paused: PauseAfter | None = None
@@ -96,6 +97,7 @@ class ClusterOrders(WireType):
         plain = ClusterOrders(
             sequence=self.sequence,
             slots=self.slots,
+            risk=self.risk,
             stop=self.stop,
             finishes=self.finishes,
             window_open=self.window_open,

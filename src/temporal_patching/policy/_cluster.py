@@ -69,6 +69,8 @@ class ClusterState:
     unreachable: int = 0
     slots: int | None = 0
     """How many may be in flight by the rollout's grant. 0: not yet. None: as many as the plan says."""
+    risk: int | None = None
+    """How many of its hosts may have failed or be in flight, by the rollout's grant. None: no such limit."""
     at_barrier: Literal["soak", "gate"] | None = None
     """What it waits for before the next wave."""
     soaked: bool = False
@@ -97,9 +99,13 @@ def cluster_state(plan: ClusterPlan) -> ClusterState:
 
 @attrs.frozen
 class SlotsGranted:
-    """The rollout says how many hosts may be in flight. None: as many as the plan says."""
+    """The rollout says how many hosts may be in flight. None: as many as the plan says.
+
+    ``risk``: and how many may be in flight or have failed, together.
+    """
 
     slots: int | None
+    risk: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -239,7 +245,7 @@ def decide(state: ClusterState, event: ClusterEvent) -> Decision:
 
 
 def _slots_granted(state: ClusterState, event: SlotsGranted) -> Decision:
-    return _fill(attrs.evolve(state, slots=event.slots))
+    return _fill(attrs.evolve(state, slots=event.slots, risk=event.risk))
 
 
 def _stop_requested(state: ClusterState, event: StopRequested) -> Decision:
@@ -440,7 +446,17 @@ def _waits(state: ClusterState) -> bool:
     if state.slots == 0 and (_left(state) or not wave_begun(state, 0 if state.plan.pilots else 1)):
         return True
     return _left(state) and (
-        state.at_barrier is not None or state.paused is not None or not state.window_open
+        state.at_barrier is not None
+        or state.paused is not None
+        or not state.window_open
+        or at_risk(state)
+    )
+
+
+def at_risk(state: ClusterState) -> bool:
+    """Whether the next host could be one failure more than the rollout's share allows."""
+    return (
+        state.risk is not None and state.in_flight + state.failed + state.unreachable >= state.risk
     )
 
 
@@ -511,7 +527,7 @@ def _may_start(state: ClusterState) -> bool:
         return False
     if in_flight >= plan.max_parallel or (state.slots is not None and in_flight >= state.slots):
         return False
-    if in_flight + len(state.held) >= plan.max_out_of_service:
+    if in_flight + len(state.held) >= plan.max_out_of_service or at_risk(state):
         return False
     if state.group.wave == 0 and not _admits(plan.pilot_budget, state.group, in_flight):
         return False

@@ -48,6 +48,8 @@ class ClusterView:
     hosts: int = 0
     max_parallel: int = 0
     slots: int | None = 0
+    risk: int | None = None
+    """How many of its hosts may have failed or be in flight, under a strict total budget."""
     stop: str | None = None
     finishes: bool = False
     """What is in flight when it stops runs to its end, whatever the policy says."""
@@ -446,9 +448,13 @@ def _at_gates(state: RolloutState) -> Decision:
 
 def _is_on_its_way(view: ClusterView, wave: int) -> bool:
     # One without slots does not move: to wait for it would be to wait for whoever has them, for ever.
-    if view.phase != "running" or view.stop is not None or view.slots == 0:
+    if view.phase != "running" or view.stop is not None or _grant_used_up(view):
         return False
     return view.at_gate is None or view.at_gate < wave
+
+
+def _grant_used_up(view: ClusterView) -> bool:
+    return view.slots == 0 or (view.risk is not None and _usable(view) == 0)
 
 
 def _let_pass(state: RolloutState) -> Decision:
@@ -655,8 +661,10 @@ def _grant(state: RolloutState) -> Decision:
     """Slots for the clusters whose turn it is. A share is freed by the end of its cluster, or by a lower limit."""
     commands: list[RolloutCommand] = []
     for name, slots in grants(state).items():
-        if _view(state, name).slots != slots or _view(state, name).phase == "planned":
-            state = _with(state, name, slots=slots, phase="running")
+        view = _view(state, name)
+        risk = failures_of(view) + (slots or 0) if _is_strict(state) else None
+        if (view.slots, view.risk) != (slots, risk) or view.phase == "planned":
+            state = _with(state, name, slots=slots, risk=risk, phase="running")
             commands.append(TellCluster(name))
     gate = _ring_gate(state)
     if gate is not None and gate not in state.asked:
@@ -682,35 +690,67 @@ def _ring_gate(state: RolloutState) -> str | None:
     return gate if ring and gate in state.gates - state.passed else None
 
 
-def grants(state: RolloutState) -> dict[str, int | None]:
-    """How many hosts each cluster whose turn it is may have in flight. None: as many as its plan says."""
+def _turn(state: RolloutState) -> list[ClusterView]:
+    """The clusters that may work now: those that do, and those that come next."""
     if _ring_gate(state) is not None:
-        return {}
+        return []
     at_once, ring = state.policy.max_parallel_clusters, ring_of(state)[1]
     running = [view for view in state.clusters if view.phase == "running"]
     planned = [view for view in state.clusters if view.phase == "planned" and view.name in ring]
     more = None if at_once is None else max(at_once - len(running), 0)
-    going = [view for view in running if view.stop is None]
-    turn = [*going, *planned[:more]]
-    limit = state.policy.max_parallel_total
-    if limit is None:
+    return [*(view for view in running if view.stop is None), *planned[:more]]
+
+
+def grants(state: RolloutState) -> dict[str, int | None]:
+    """How many hosts each cluster whose turn it is may have in flight. None: as many as its plan says.
+
+    A strict total budget limits them, too: as many may be in flight as may still fail, and one more. So the
+    failure that exceeds the budget is the last one.
+    """
+    turn, total = _turn(state), _at_once(state)
+    if total is None:
         return {view.name: None for view in turn}
-    total = max(rounded_down(limit, sum(view.hosts for view in state.clusters)), 1)
-    shares = {view.name: view.slots or 0 for view in turn}
+    shares = {view.name: _usable(view) for view in turn}
     wanted = {view.name: max(view.max_parallel, 1) for view in turn}
-    ending = sum(view.slots or 0 for view in running if view.stop is not None)
-    free = total - ending - sum(shares.values())
+    ending = (view for view in state.clusters if view.phase == "running" and view.stop is not None)
+    free = total - sum(map(_usable, ending)) - sum(shares.values())
     while free < 0 and any(shares.values()):  # the limit was lowered: the widest gives first
-        widest = max(shares, key=lambda name: shares[name])
-        shares[widest] -= 1
+        shares[max(shares, key=lambda name: shares[name])] -= 1
         free += 1
     while free > 0 and any(shares[name] < wanted[name] for name in shares):
         for name in shares:
             if free > 0 and shares[name] < wanted[name]:
                 shares[name] += 1
                 free -= 1
-    begun = {view.name for view in going}
+    begun = {view.name for view in turn if view.phase == "running"}
     return {name: share for name, share in shares.items() if share or name in begun}
+
+
+def _at_once(state: RolloutState) -> int | None:
+    """How many hosts of all clusters may be in flight. None: there is no such limit."""
+    hosts = sum(view.hosts for view in state.clusters)
+    limit, budget = state.policy.max_parallel_total, state.policy.total_failure_budget
+    most = None if limit is None else max(rounded_down(limit, hosts), 1)
+    if budget is None or not budget.strict:
+        return most
+    may_fail = allowed(budget, hosts).failures + 1 - sum(map(failures_of, state.clusters))
+    return may_fail if most is None else min(most, may_fail)
+
+
+def _is_strict(state: RolloutState) -> bool:
+    budget = state.policy.total_failure_budget
+    return budget is not None and budget.strict
+
+
+def _usable(view: ClusterView) -> int:
+    """What a cluster has of its grant: under a strict total budget a failure uses up a slot."""
+    slots = view.slots or 0
+    return slots if view.risk is None else max(min(slots, view.risk - failures_of(view)), 0)
+
+
+def failures_of(view: ClusterView) -> int:
+    """How many of a cluster's hosts have failed, unreachable ones included."""
+    return view.failed + view.unreachable
 
 
 def _when_ended(state: RolloutState, commands: tuple[RolloutCommand, ...]) -> Decision:

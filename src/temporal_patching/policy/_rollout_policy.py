@@ -164,7 +164,9 @@ class RolloutPolicy(Checked):
             of service together. Default: as listed.
         windows: When hosts may start. Default: at any time.
         failure_budget: For each cluster. Default: the first failure stops.
-        total_failure_budget: Over all clusters. Default: no limit of its own.
+        total_failure_budget: Over all clusters. Default: no limit of its own. A strict one is shared out
+            among the clusters that are at work, so it also limits how many hosts are in flight; it cannot
+            have ``min_sample`` or ``max_unreachable``.
         in_flight: When a cluster stops, its hosts in flight are cancelled (``"cancel"``, the default:
             restored where the update has not begun, run to the end where it has) or all run to the end
             (``"finish"``).
@@ -233,8 +235,16 @@ class RolloutPolicy(Checked):
     )
 
     def _relations(self) -> Iterator[str]:
-        if self.total_failure_budget is not None and self.total_failure_budget.strict:
-            yield "'total_failure_budget' must not be strict yet: only 'failure_budget' can be"
+        total = self.total_failure_budget
+        if total is not None and total.strict:
+            # Its shares are granted ahead: they cannot depend on what turns out later.
+            if total.min_sample:
+                yield f"'total_failure_budget.min_sample' must be 0 if it is strict (got {total.min_sample})"
+            if total.max_unreachable is not None:
+                yield (
+                    "'total_failure_budget.max_unreachable' must not be set if it is strict "
+                    f"(got {total.max_unreachable!r})"
+                )
 
 
 @attrs.frozen(kw_only=True)

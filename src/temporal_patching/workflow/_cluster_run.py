@@ -247,7 +247,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             if orders.skip or orders.skip_waves:
                 self._events.append(self._skipped(orders))
             self._events.append(machine.WavesOpened(frozenset(orders.opened)))
-            self._events.append(machine.SlotsGranted(orders.slots))
+            self._events.append(machine.SlotsGranted(orders.slots, orders.risk))
 
     def _skipped(self, orders: ClusterOrders) -> machine.Skipped:
         hosts = [self._index[name] for name in orders.skip if name in self._index]
@@ -641,6 +641,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             return f"{phase} before {self._group(self._state.group.wave + 1)}"
         if not flying and not self._state.window_open:
             return "the next maintenance window"
+        if not flying and machine.at_risk(self._state):
+            return "its share of the total failure budget"
         return f"{flying} host{'' if flying == 1 else 's'} in flight" if flying else ""
 
     def report(self) -> ClusterReport:

@@ -504,6 +504,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._orders[cluster] = ClusterOrders(
             sequence=1 if last is None else last.sequence + 1,
             slots=view.slots,
+            risk=view.risk,
             stop=view.stop,
             finishes=view.finishes,
             paused=machine.pause_of(state, view),
