@@ -154,6 +154,7 @@ maintenance_windows = st.builds(
     cutoff=weeks,
     host_duration=weeks,
     on_window_close=st.sampled_from(["stop", "wait"]),
+    approval_valid_for=st.none() | durations,
 )
 
 
@@ -227,6 +228,12 @@ def requests(draw: st.DrawFn) -> PatchRequest:
     hosts = draw(names(most=4))
     middle = draw(st.integers(0, len(hosts)))
     scripts = st.lists(words, max_size=2)
+    start = st.fixed_dictionaries({"start": approval_policies(others_than=requester)})
+    approvals = draw(st.just({}) | start)
+    policy = draw(rollout_policies(clusters))
+    if policy.windows is not None and not approvals:  # there is no approval that could be too old
+        windows = attrs.evolve(policy.windows, approval_valid_for=None)
+        policy = attrs.evolve(policy, windows=windows)
     return PatchRequest(
         clusters=clusters,
         requester=requester,
@@ -241,10 +248,8 @@ def requests(draw: st.DrawFn) -> PatchRequest:
             )
         ),
         params=draw(st.dictionaries(words, json_values, max_size=2)),
-        policy=draw(rollout_policies(clusters)),
-        approvals=draw(
-            st.just({}) | st.fixed_dictionaries({"start": approval_policies(others_than=requester)})
-        ),
+        policy=policy,
+        approvals=approvals,
         max_hosts=draw(st.none() | st.integers(1)),
         expect_hosts=draw(st.none() | st.integers(1)),
         only_hosts=hosts[:middle],

@@ -32,6 +32,7 @@ from .models import (
     StepResult,
 )
 from .models._orders import (
+    BusyHolder,
     BusyHost,
     ProcedureQuery,
     ResolvedProcedure,
@@ -183,7 +184,7 @@ def _activities(activities: PatchActivities, classes: Sequence[type]) -> list[_A
         _activity(getattr(activities, name), name, HostTask, StepResult)
         for name in sorted((methods - _NOT_STEPS) & steps)
     )
-    return [*made, _resolver(kind, classes), _look_at_windows, _wait_for_host]
+    return [*made, _resolver(kind, classes), _look_at_windows, _find_holder, _wait_for_host]
 
 
 def _patiently(notify: Callable[[Notice], Any]) -> Callable[[Notice], Awaitable[Any]]:
@@ -326,6 +327,15 @@ async def _look_at_windows(query: WindowQuery) -> WindowAnswer:
     """Whether hosts may start at a moment, so that the answer is in history."""
     opening = starts_allowed(query.windows, query.at)
     return WindowAnswer(open=opening.open, until=opening.until, reason=opening.reason)
+
+
+@activity.defn(name="find_holder")
+async def _find_holder(busy: BusyHost) -> BusyHolder:
+    """Says which rollout works on a host."""
+    described = await activity.client().get_workflow_handle(busy.workflow_id).describe()
+    # Its parent is a cluster, whose id begins with its rollout's.
+    cluster = described.raw_description.workflow_execution_info.parent_execution.workflow_id
+    return BusyHolder(rollout=cluster.rpartition("/")[0])
 
 
 @activity.defn(name="wait_for_host")

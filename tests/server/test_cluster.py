@@ -423,7 +423,7 @@ async def test_busy_host(client: Client, eu: str, on_busy: OnBusyHost) -> None:
     else:
         expected = HostState.FAILED if on_busy == "fail" else HostState.SKIPPED
         assert reported(report, f"{eu}-1").state is expected
-        assert reported(report, f"{eu}-1").reason == "busy: another rollout works on it"
+        assert reported(report, f"{eu}-1").reason == f"busy: rollout {first.id!r} works on it"
         assert report.outcome is (Outcome.STOPPED if on_busy == "fail" else Outcome.PARTIAL)
         assert fleet.host(f"{eu}-1").version == 2
 
@@ -451,6 +451,8 @@ async def test_waiting_for_a_busy_host_ends(client: Client, eu: str, how: str) -
 
         if how == "cancel":
             await eventually(waits)
+            said = (await second.cluster_progress(eu)).waits_for
+            assert said == f"1 host in flight; {eu}-1 is busy: rollout {first.id!r} works on it"
             await second.cancel()
         report = await asyncio.wait_for(ending(second), timeout=40)
         fleet.release("stop_services")

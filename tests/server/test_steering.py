@@ -489,6 +489,48 @@ async def test_windows_open_and_close(
         assert took > timedelta(days=3) - timedelta(minutes=1)
 
 
+@pytest.mark.parametrize("agreed", [True, False])
+async def test_an_old_approval_is_asked_for_again(
+    env: WorkflowEnvironment, eu: str, agreed: bool
+) -> None:
+    """Approved on Thursday for a day, the windows open on Saturday: nothing starts before a fresh vote."""
+    fleet = SimulatedFleet({eu: 2})
+    now = await env.get_current_time()
+    opens = (now + timedelta(days=2)).strftime("%Y-%m-%dT%H:%M")
+    windows = MaintenanceWindows(
+        calendars=[
+            Calendar(time_zone="UTC", dated=[DatedPeriod(start=opens, duration=timedelta(hours=9))])
+        ],
+        on_window_close="wait",
+        approval_valid_for=timedelta(days=1),
+    )
+    request = ask(eu, policy=RolloutPolicy(windows=windows), approvals={"start": PROMOTE})
+    async with site(env.client, fleet) as here:
+        rollout = await here.start(request)
+        await rollout.approve(by=ALICE)
+        await in_phase(rollout, "running")
+        await env.sleep(timedelta(days=2, minutes=2))
+
+        async def asks_again() -> bool:
+            gates = (await rollout.progress()).gates
+            return any(gate.waiting and not gate.votes for gate in gates)
+
+        await eventually(asks_again)
+        assert not fleet.started
+        (why,) = [each for each in (await rollout.explain()).waits if "gate" in each.why]
+        assert "start" in why.why
+        if agreed:
+            await rollout.approve(by=ALICE)
+        else:
+            await rollout.reject(by=BOB, reason="the change was called off")
+        report = await ending(rollout)
+    assert report.outcome is (Outcome.PATCHED if agreed else Outcome.REJECTED)
+    assert len(fleet.started) == (2 if agreed else 0)
+    if not agreed:
+        assert report.counts[HostState.NOT_STARTED] == 2
+        assert "called off" in report.reason
+
+
 async def test_explains_itself(client: Client, eu: str) -> None:
     """Why it waits, with the votes; what would stop it, with the numbers; why it stopped."""
     fleet = SimulatedFleet({eu: 3}, faults={f"{eu}-1": FailAt("perform_update", retryable=False)})

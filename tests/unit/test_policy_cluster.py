@@ -33,6 +33,7 @@ from temporal_patching.policy._cluster import (
     HostEnded,
     HostHalted,
     LimitsChanged,
+    Ordered,
     PauseChanged,
     Skipped,
     SlotsGranted,
@@ -601,7 +602,10 @@ class SteeredRun:
     def note(self, event: ClusterEvent) -> None:
         """Keeps the account."""
         self.steered.add(type(event).__name__)
-        if isinstance(event, SlotsGranted):
+        if isinstance(event, Ordered):
+            for each in event.events:
+                self.note(each)
+        elif isinstance(event, SlotsGranted):
             self.slots = event.slots
         elif isinstance(event, HostEnded):
             self.flying.remove(event.host)
@@ -702,7 +706,8 @@ def steer(rng: random.Random, run: SteeredRun) -> None:
         Skipped(waves=frozenset({rng.randint(1, 4)})),
         WavesOpened(frozenset({rng.randint(1, 4)})),
     ]
-    run.tell(rng.choice(asked))
+    # Or all at once, as the rollout sends them.
+    run.tell(rng.choice([*asked, Ordered(tuple(rng.sample(asked, 4)))]))
 
 
 def something_happens(rng: random.Random, run: SteeredRun, trouble: float) -> bool:

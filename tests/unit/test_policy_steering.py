@@ -55,6 +55,8 @@ class Together:
     votes: list[str] = attrs.field(factory=list[str])
     passed: set[str] = attrs.field(factory=set[str])
     lowered: bool = False
+    renewed: bool = False
+    """An approval was too old when the windows opened."""
 
     # The rollout
 
@@ -64,6 +66,8 @@ class Together:
         for command in commands:
             if isinstance(command, machine.OpenGate):
                 self.votes.append(command.gate)
+                self.renewed = self.renewed or command.gate in self.passed
+                self.passed.discard(command.gate)
             elif isinstance(command, machine.TellCluster):
                 child = self.children[command.cluster]
                 (view,) = (each for each in self.state.clusters if each.name == child.name)
@@ -104,7 +108,9 @@ class Together:
         """No host starts before the gates of its cluster, its ring and its wave."""
         assert host not in child.ends
         assert machine.shown_phase(self.state) != "paused"
-        needed = {"start"}
+        # It may not have heard yet that the windows have closed since.
+        unheard = self.renewed and bool(child.orders)
+        needed = set[str]() if unheard else {"start"}
         for number, ring in enumerate(self.state.policy.rings, start=1):
             if child.name in ring:
                 needed.add(f"ring-{number}")
@@ -137,15 +143,15 @@ class Together:
             return
         plan = cluster_plan(self.state.policy, child.hosts, gates=child.state.plan.gates)
         hosts = frozenset(int(name.partition("-")[2]) for name in view.skip)
-        for event in (
+        events = (
             cluster_machine.PauseChanged(after),
-            cluster_machine.WindowChanged(self.state.window_open),
+            cluster_machine.WindowChanged(machine.hosts_may_start(self.state)),
             cluster_machine.LimitsChanged(plan),
             cluster_machine.Skipped(hosts=hosts, waves=view.skip_waves),
             cluster_machine.WavesOpened(view.opened),
             cluster_machine.SlotsGranted(view.slots, view.risk),
-        ):
-            self.happens(child, event)
+        )
+        self.happens(child, cluster_machine.Ordered(events))
 
     def report(self, child: Child) -> None:
         """A cluster tells the rollout how far it is."""
@@ -272,7 +278,7 @@ class Together:
         if why_refused(self.state, one) is None:
             self.lowered = self.lowered or isinstance(one, machine.LimitsRequested)
             self.tell(one)
-        self.tell(machine.WindowChanged(rng.random() < 0.7))
+        self.tell(machine.WindowChanged(rng.random() < 0.7, stale=rng.random() < 0.2))
 
 
 def begin(seed: int) -> Together:
@@ -366,5 +372,7 @@ def test_together_they_end_property(seed: int) -> None:
 
 def test_together_they_see_everything() -> None:
     """The simulated rollouts end in every way."""
-    outcomes = {play(seed).state.outcome for seed in range(400)}
+    runs = [play(seed) for seed in range(400)]
+    outcomes = {run.state.outcome for run in runs}
+    assert sum(run.renewed for run in runs) > 10
     assert outcomes == {None, Outcome.STOPPED, Outcome.REJECTED, Outcome.ABORTED}

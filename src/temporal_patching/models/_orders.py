@@ -169,6 +169,16 @@ class BusyHost(WireType):
 
 @final
 @attrs.frozen(kw_only=True)
+class BusyHolder(WireType):
+    """Whose rollout works on a busy host. Empty: it cannot be told."""
+
+    _refuses_unknown = False
+
+    rollout: str = ""
+
+
+@final
+@attrs.frozen(kw_only=True)
 class WindowQuery(WireType):
     """May hosts start at this moment? Asked by an activity, since time zone rules differ between workers."""
 

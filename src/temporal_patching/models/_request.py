@@ -8,7 +8,7 @@ from typing import final
 import attrs
 
 from ..policy._approval import ApprovalPolicy
-from ..policy._gates import why_no_gate
+from ..policy._gates import START, why_no_gate
 from ..policy._rollout_policy import RolloutPolicy
 from ..policy._rules import (
     as_tuple,
@@ -114,6 +114,10 @@ class PatchRequest(WireType):
                 "'policy.rings' must have each cluster of 'clusters' exactly once "
                 f"(got {in_rings!r} for {list(self.clusters)!r})"
             )
+        windows = self.policy.windows
+        valid_for = windows.approval_valid_for if windows is not None else None
+        if valid_for is not None and START not in self.approvals:
+            yield "'policy.windows.approval_valid_for' needs the gate 'start' in 'approvals'"
         for gate, policy in self.approvals.items():
             why = why_no_gate(
                 gate,

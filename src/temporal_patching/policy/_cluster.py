@@ -81,6 +81,8 @@ class ClusterState:
     paused: PauseAfter | None = None
     halted: frozenset[int] = frozenset()
     """Hosts in flight that stand still, at a point where standing still is safe."""
+    hearing: bool = False
+    """It takes up orders, and starts nothing before it has heard them all."""
     stopped: str | None = None
     aborted: bool = False
     ended: bool = False
@@ -176,8 +178,16 @@ class Skipped:
     waves: frozenset[int] = frozenset()
 
 
+@attrs.frozen
+class Ordered:
+    """All that the rollout wants, taken up at once: a resume starts nothing if the window is closed."""
+
+    events: tuple[ClusterEvent, ...]
+
+
 ClusterEvent: TypeAlias = (
     SlotsGranted
+    | Ordered
     | HostEnded
     | StopRequested
     | SoakEnded
@@ -242,6 +252,19 @@ def decide(state: ClusterState, event: ClusterEvent) -> Decision:
     if state.ended:
         return state, ()
     return _DECIDE[type(event)](state, event)
+
+
+def _ordered(state: ClusterState, event: Ordered) -> Decision:
+    commands: list[ClusterCommand] = []
+    state = attrs.evolve(state, hearing=True)
+    for each in event.events:
+        state, more = decide(state, each)
+        commands += more
+    state = attrs.evolve(state, hearing=False)
+    if not state.ended:
+        state, more = _fill(state)
+        commands += more
+    return state, tuple(commands)
 
 
 def _slots_granted(state: ClusterState, event: SlotsGranted) -> Decision:
@@ -348,6 +371,7 @@ def _skipped(state: ClusterState, event: Skipped) -> Decision:
 
 _DECIDE: Mapping[type, Callable[[ClusterState, Any], Decision]] = {
     SlotsGranted: _slots_granted,
+    Ordered: _ordered,
     HostEnded: _host_ended,
     StopRequested: _stop_requested,
     SoakEnded: _soak_ended,
@@ -421,6 +445,8 @@ def _cancels(state: ClusterState) -> bool:
 def _fill(state: ClusterState) -> Decision:
     """Starts as many hosts as may start now; ends the cluster where none may and none is in flight."""
     commands: list[ClusterCommand] = []
+    if state.hearing:
+        return state, ()
     while state.stopped is None:
         state, asked = _at_barrier(state)
         commands.extend(asked)

@@ -217,9 +217,10 @@ class SkipRequested:
 
 @attrs.frozen
 class WindowChanged:
-    """Hosts may start now, or may not."""
+    """Hosts may start now, or may not. ``stale``: the approval to start is too old by now."""
 
     open: bool
+    stale: bool = False
 
 
 @attrs.frozen
@@ -398,10 +399,12 @@ def _gate_passed(state: RolloutState, event: GatePassed) -> Decision:
     if event.gate in state.passed or event.gate not in state.asked:
         return state, ()
     state = attrs.evolve(state, passed=state.passed | {event.gate})
-    if event.gate == START:
-        return _run(state) if state.phase == "gate" else (state, ())
+    if event.gate == START and state.phase == "gate":
+        return _run(state)
     if state.phase != "running":
         return state, ()
+    if event.gate == START:  # it was asked again
+        return state, tuple(TellCluster(name) for name in _unfinished(state))
     state, commands = _let_pass(state)
     state, granted = _grant(state)
     return state, (*commands, *granted)
@@ -412,7 +415,7 @@ def _gate_shut(state: RolloutState, event: GateShut) -> Decision:
         return state, ()
     if state.phase == "gate" and event.gate == START:
         return _shut(state, event.outcome, event.reason)
-    if state.phase != "running" or event.gate == START:
+    if state.phase != "running":
         return state, ()
     if state.outcome is None:  # else a cluster has stopped alone before: the first reason stays
         state = attrs.evolve(state, outcome=event.outcome, reason=event.reason)
@@ -625,7 +628,17 @@ def _window_changed(state: RolloutState, event: WindowChanged) -> Decision:
     if state.window_open == event.open:
         return state, ()
     state = attrs.evolve(state, window_open=event.open)
+    if event.open and event.stale and state.phase == "running" and START in state.passed:
+        # Nobody is told that hosts may start: first the people are asked again.
+        return attrs.evolve(state, passed=state.passed - {START}), (OpenGate(START),)
     return state, tuple(TellCluster(name) for name in _unfinished(state))
+
+
+def hosts_may_start(state: RolloutState) -> bool:
+    """Whether the windows are open, and the approval to start still holds."""
+    return state.window_open and not (
+        state.phase == "running" and START in state.asked - state.passed
+    )
 
 
 def _windows_closed(state: RolloutState, event: WindowsClosed) -> Decision:

@@ -28,6 +28,7 @@ from ._rules import (
     instance_of,
     must,
     one_of,
+    optional,
     positive,
     string,
 )
@@ -270,6 +271,8 @@ class MaintenanceWindows(Checked):
         on_window_close: What becomes of the hosts that have not started when the windows close: the
             rollout stops and they are NOT_STARTED (``"stop"``, the default), or it waits for the next
             opening (``"wait"``).
+        approval_valid_for: How long the approval of the gate "start" is good for. If it is older when the
+            windows open, the gate asks again, and no host starts before that. Default: for ever.
 
     Raises:
         InvalidRequest: A field is not valid; it names all that are not.
@@ -297,6 +300,9 @@ class MaintenanceWindows(Checked):
     )
     on_window_close: OnWindowClose = attrs.field(
         default="stop", metadata=must(one_of("stop", "wait"))
+    )
+    approval_valid_for: timedelta | None = attrs.field(
+        default=None, metadata=must(optional(positive))
     )
 
 

@@ -126,13 +126,17 @@ class ApprovalMixin:
     # What a workflow calls
 
     @final
-    async def approval(self, gate: str, policy: ApprovalPolicy | None = None) -> GateReport:
+    async def approval(
+        self, gate: str, policy: ApprovalPolicy | None = None, *, again: bool = False
+    ) -> GateReport:
         """Opens the gate and waits until it is decided.
 
         Args:
-            gate: Its name, at most 200 characters; each gate opens once.
+            gate: Its name, at most 200 characters; each gate opens once, unless ``again``.
             policy: Who may vote, how many must agree, how long they have. Default: what
                 ``approval_policies()`` says of this gate.
+            again: Open a gate that was decided before once more: votes of before do not count any more.
+                Default False: that is an error.
 
         Returns:
             The decision. ``approved`` is false only if it expired under ``on_timeout="complete"``: end
@@ -150,6 +154,8 @@ class ApprovalMixin:
             raise InvalidRequest(
                 [f"gate {gate!r} needs a policy: approval_policies() has none for it"]
             )
+        if again:
+            self.__forget(gate)
         self.__open(gate, policy)
         try:
             if self.__gates.ballots[gate].outcome is None:
@@ -172,6 +178,14 @@ class ApprovalMixin:
                     report,
                 )
         return report
+
+    def __forget(self, gate: str) -> None:
+        ballot = self.__gates.ballots.get(gate)
+        if ballot is not None and ballot.outcome is not None:
+            del self.__gates.ballots[gate]
+            answers = self.__gates.answers
+            for key in [key for key in answers if key[0] == gate]:
+                del answers[key]
 
     def __open(self, gate: str, policy: ApprovalPolicy) -> None:
         # A name that no vote can have would wait for its timeout, whoever agrees.

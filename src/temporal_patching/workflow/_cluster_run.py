@@ -35,6 +35,7 @@ from ..models import (
     Notice,
 )
 from ..models._orders import (
+    BusyHolder,
     BusyHost,
     ClusterOrders,
     ClusterRequest,
@@ -95,6 +96,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._reports: dict[int, HostReport] = {}
         self._flying: dict[int, asyncio.Task[Any] | None] = {}
         """What each host in flight waits for: its child, or the end of another rollout's."""
+        self._busy: dict[int, str] = {}
+        """Hosts that another rollout works on, and whose."""
         self._cancelling: str | None = None
         self._orders: ClusterOrders | None = None
         self._obeyed = 0
@@ -239,15 +242,18 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             cancel = self._policy.in_flight == "cancel" and not orders.finishes
             self._events.append(machine.StopRequested(reason=orders.stop, cancel=cancel))
         elif self._frozen:
-            self._events.append(machine.PauseChanged(orders.paused))
-            self._events.append(machine.WindowChanged(orders.window_open))
+            ordered: list[machine.ClusterEvent] = [
+                machine.PauseChanged(orders.paused),
+                machine.WindowChanged(orders.window_open),
+            ]
             if orders.policy is not None and orders.policy != self._policy:
                 self._policy = orders.policy
-                self._events.append(machine.LimitsChanged(self._plan()))
+                ordered.append(machine.LimitsChanged(self._plan()))
             if orders.skip or orders.skip_waves:
-                self._events.append(self._skipped(orders))
-            self._events.append(machine.WavesOpened(frozenset(orders.opened)))
-            self._events.append(machine.SlotsGranted(orders.slots, orders.risk))
+                ordered.append(self._skipped(orders))
+            ordered.append(machine.WavesOpened(frozenset(orders.opened)))
+            ordered.append(machine.SlotsGranted(orders.slots, orders.risk))
+            self._events.append(machine.Ordered(tuple(ordered)))
 
     def _skipped(self, orders: ClusterOrders) -> machine.Skipped:
         hosts = [self._index[name] for name in orders.skip if name in self._index]
@@ -419,15 +425,19 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
 
     async def _after_busy(self, index: int, host: Host, left: timedelta) -> HostResult | None:
         """Another rollout works on the host: what becomes of it, or None to try again."""
-        said = "busy: another rollout works on it"
+        holder = await self._holder(index, host, left)
+        said = f"busy: {holder} works on it"
         if self._cancelling is None and self._policy.on_busy_host == "skip":
             return self._without_child(host, HostState.SKIPPED, said)
         if self._cancelling is None and self._policy.on_busy_host == "wait" and left > timedelta(0):
+            self._busy[index] = f"{host.name} is {said}"
             try:
                 await self._await_release(index, host, left)
                 return None
             except FailureError as error:
                 said = f"{said} ({root_text(error)})"
+            finally:
+                self._busy.pop(index, None)
         if self._cancelling is not None:
             return self._without_child(host, HostState.CANCELLED, self._cancelling)
         return self._without_child(host, HostState.FAILED, said)
@@ -474,6 +484,23 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
                 if getattr(link, "type", None) == "HostFailed" and details:
                     return read(details[0], HostResult)
             raise
+
+    async def _holder(self, index: int, host: Host, left: timedelta) -> str:
+        """Who works on it, for people. Nothing depends on the answer."""
+        asking = workflow.start_activity(
+            "find_holder",
+            BusyHost(workflow_id=host_workflow_id(host.name), timeout=left),
+            result_type=RawValue,
+            start_to_close_timeout=timedelta(seconds=10),
+            retry_policy=RetryPolicy(maximum_attempts=2),
+            summary=f"who works on {host.name}",
+        )
+        self._flying[index] = asking
+        try:
+            holder = read(await asking, BusyHolder).rollout
+        except (FailureError, InvalidRequest):
+            holder = ""
+        return f"rollout {holder!r}" if holder else "another rollout"
 
     async def _await_release(self, index: int, host: Host, left: timedelta) -> None:
         waiting = workflow.start_activity(
@@ -643,7 +670,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             return "the next maintenance window"
         if not flying and machine.at_risk(self._state):
             return "its share of the total failure budget"
-        return f"{flying} host{'' if flying == 1 else 's'} in flight" if flying else ""
+        flown = f"{flying} host{'' if flying == 1 else 's'} in flight" if flying else ""
+        return "; ".join([flown, *list(self._busy.values())[:3]]) if self._busy else flown
 
     def report(self) -> ClusterReport:
         """How the cluster ended."""

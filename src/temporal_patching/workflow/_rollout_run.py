@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -55,6 +55,7 @@ from ..policy import HostState, NoticeKind, Outcome
 from ..policy import _rollout as machine
 from ..policy import _verbs as verbs
 from ..policy._explain import OpenGate, Work, what_would_stop_it, why_it_stopped, why_it_waits
+from ..policy._gates import START
 from ..policy._rules import canonical
 from ..policy._window import MaintenanceWindows
 from ._approval import ApprovalEvent, ApprovalMixin
@@ -111,6 +112,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._orders: dict[str, ClusterOrders] = {}
         self._unsent: set[str] = set()
         self._aborting: str | None = None
+        self._approved_at: datetime | None = None
+        """When the gate "start" was passed last."""
         self._gates_open: dict[str, asyncio.Task[None]] = {}
         self._window: WindowAnswer | None = None
         self._asked_pause: set[str] = set()
@@ -181,7 +184,11 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         was_open = False
         while True:
             opening = self._window = await self._look_at(windows)
-            self._events.append(machine.WindowChanged(opening.open))
+            self._events.append(
+                machine.WindowChanged(
+                    opening.open, stale=self._is_stale(windows.approval_valid_for)
+                )
+            )
             for_good = not opening.open and opening.until is None
             stops = was_open and not opening.open and windows.on_window_close == "stop"
             if for_good or stops:
@@ -189,6 +196,12 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             was_open = was_open or opening.open
             until = opening.until or workflow.now() + RARELY
             await workflow.sleep(until - workflow.now(), summary=opening.reason[:100])
+
+    def _is_stale(self, valid_for: timedelta | None) -> bool:
+        approved = self._approved_at
+        return (
+            valid_for is not None and approved is not None and workflow.now() > approved + valid_for
+        )
 
     async def _look_at(self, windows: MaintenanceWindows) -> WindowAnswer:
         answer = await workflow.execute_activity(
@@ -226,7 +239,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
 
     async def _pass_gate(self, gate: str) -> None:
         try:
-            decision = await self._gates.approval(gate, self._request.approvals[gate])
+            again = gate == START and self._approved_at is not None
+            decision = await self._gates.approval(gate, self._request.approvals[gate], again=again)
         except ApprovalRejected as no:
             event: machine.RolloutEvent = machine.GateShut(
                 gate=gate, outcome=Outcome.REJECTED, reason=no.message
@@ -236,6 +250,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         else:
             if decision.approved:
                 self.completed.append(f"gate {gate!r} passed")
+                if gate == START:
+                    self._approved_at = workflow.now()
                 event = machine.GatePassed(gate)
             else:
                 self.ends_well = True
@@ -510,7 +526,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             paused=machine.pause_of(state, view),
             kill=state.reason if state.aborting == "kill" else None,
             opened=tuple(sorted(view.opened)),
-            window_open=state.window_open,
+            window_open=machine.hosts_may_start(state),
             policy=None if state.policy == self._request.policy else state.policy,
             skip=tuple(sorted(view.skip)),
             skip_waves=tuple(sorted(view.skip_waves)),
