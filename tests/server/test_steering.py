@@ -48,6 +48,12 @@ def eu() -> str:
     return f"eu-{uuid.uuid4().hex[:6]}"
 
 
+@pytest.fixture
+def us() -> str:
+    """Another cluster's name that no other test has."""
+    return f"us-{uuid.uuid4().hex[:6]}"
+
+
 async def in_phase(rollout: Rollout[Any], phase: str) -> None:
     """Waits until the rollout is in that phase."""
 
@@ -529,6 +535,56 @@ async def test_an_old_approval_is_asked_for_again(
     if not agreed:
         assert report.counts[HostState.NOT_STARTED] == 2
         assert "called off" in report.reason
+
+
+async def test_two_rollouts_that_wait_for_each_other_end(client: Client, eu: str) -> None:
+    """Each holds a host that the other one waits for: what is in flight ends, so both do."""
+    fleet = SimulatedFleet({eu: 2}, down=[f"{eu}-2"])
+    fleet.hold("stop_services")
+    waits = RolloutPolicy(pilot_hosts=0, max_parallel=1, on_busy_host="wait")
+    down_first = attrs.evolve(waits, order=HostOrder(down_first=True))
+    async with site(client, fleet) as here:
+        one = await here.start(ask(eu, policy=waits))
+        await fleet.reached("stop_services", f"{eu}-1")
+        other = await here.start(ask(eu, policy=down_first))
+        await fleet.reached("stop_services", f"{eu}-2")
+        for rollout, host, holder in ((one, f"{eu}-2", other), (other, f"{eu}-1", one)):
+            await rollout.set_limits(by=ALICE, max_parallel=2)
+            said = f"{host} is busy: rollout {holder.id!r} works on it"
+
+            async def says(rollout: Rollout[Any] = rollout, said: str = said) -> bool:
+                return said in (await rollout.cluster_progress(eu)).waits_for
+
+            await eventually(says)
+        fleet.release("stop_services")
+        reports = [await ending(one), await ending(other)]
+    assert [report.outcome for report in reports] == [Outcome.PATCHED] * 2
+    assert fleet.overlaps() == ()
+
+
+async def test_a_strict_total_budget_is_not_overshot(client: Client, eu: str, us: str) -> None:
+    """Two clusters, wide, and every update fails: one more than may fail, and not one after that."""
+    fleet = SimulatedFleet(
+        {eu: 8, us: 8},
+        faults={
+            f"{name}-{n}": FailAt("perform_update", retryable=False)
+            for name in (eu, us)
+            for n in range(1, 9)
+        },
+    )
+    tolerant = FailureBudget(max_failures="100%", stop_on_failed_wave=False)
+    policy = attrs.evolve(
+        WIDE,
+        max_out_of_service="100%",
+        failure_budget=tolerant,
+        total_failure_budget=FailureBudget(max_failures=2, strict=True),
+    )
+    async with site(client, fleet) as here:
+        report = await here.report(ask(eu, us, policy=policy))
+    assert report.outcome is Outcome.STOPPED
+    assert "over all clusters: 3 hosts failed, 2 allowed" in report.reason
+    assert report.counts[HostState.FAILED] == 3
+    assert fleet.most_in_flight() <= 3
 
 
 async def test_explains_itself(client: Client, eu: str) -> None:
