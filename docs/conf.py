@@ -17,6 +17,8 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.pycode import ModuleAnalyzer
 
+from temporal_patching.policy._verbs import LEGAL, PHASES
+
 project = "temporal-patching"
 author = "The temporal-patching authors"
 version = release = metadata.version("temporal-patching")
@@ -28,7 +30,7 @@ html_show_copyright = False
 html_theme_options = {"source_repository": "", "navigation_with_keys": True}
 
 myst_heading_anchors = 4
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "substitution"]
 # Console blocks hold placeholders that no lexer knows; how they look is all that is lost.
 suppress_warnings = ["misc.highlighting_failure"]
 
@@ -48,8 +50,19 @@ nitpick_ignore_regex = [
     # Type variables, and private bases that a reader needs not know.
     (r"py:.*", r"temporal_patching\.(.*\.)?(\w*T\d?|S)"),
     (r"py:.*", r"temporal_patching\.(policy\._rules\.Checked|workflow\._template\.\w+)"),
-    (r"py:.*", r"temporal_patching\.models\._orders\.\w+"),
+    (r"py:.*", r"temporal_patching\.models\.(_orders\.\w+|_steering\.Order)"),
 ]
+
+
+def _verbs() -> str:
+    """Which verb is legal in which phase, from the code."""
+    rows = [["verb", *PHASES], ["---"] * (len(PHASES) + 1)]
+    for verb, phases in LEGAL.items():
+        rows.append([f"`{verb}`", *("✓" if phase in phases else " " for phase in PHASES)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+myst_substitutions = {"verbs": _verbs()}
 
 ROOMS = (
     "exceptions",

@@ -297,6 +297,8 @@ class Rollout(Generic[WorkflowT]):
         max_out_of_service: Amount | None = None,
         failure_budget: FailureBudget | None = None,
         total_failure_budget: FailureBudget | None = None,
+        max_failures: Amount | None = None,
+        total_max_failures: Amount | None = None,
     ) -> Steered:
         """Other limits, from now on; what is None stays. A lower width takes effect as hosts end.
 
@@ -307,8 +309,11 @@ class Rollout(Generic[WorkflowT]):
             max_parallel_total: Hosts of all clusters at once.
             max_parallel_clusters: Clusters at once.
             max_out_of_service: Hosts of a cluster in flight or held.
-            failure_budget: For each cluster. One below what has failed already is refused.
+            failure_budget: For each cluster, in place of the present one. One below what has failed already
+                is refused.
             total_failure_budget: Over all clusters, likewise.
+            max_failures: Only this number of the failure budget; the rest of it stays.
+            total_max_failures: Only this number of the total failure budget.
 
         Raises:
             InvalidRequest: A limit is not valid, or none is given.
@@ -324,6 +329,8 @@ class Rollout(Generic[WorkflowT]):
             max_out_of_service=max_out_of_service,
             failure_budget=failure_budget,
             total_failure_budget=total_failure_budget,
+            max_failures=max_failures,
+            total_max_failures=total_max_failures,
         )
         return await self._steer("set_limits", order)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from temporal_patching import models, policy
+from temporal_patching.policy._verbs import LEGAL, VERBS
 
 pytest.importorskip("sphinx", reason="the group 'docs' is not installed")
 
@@ -50,6 +51,14 @@ def test_reference_is_complete(built: Path) -> None:
     assert [name for name, twin in twins.items() if twin not in there] == []
     roots = {name.split(".")[2] for name in missing}
     assert [root for root in roots if getattr(policy, root) is not getattr(models, root)] == []
+
+
+def test_the_table_of_verbs_is_there(built: Path) -> None:
+    """It is made from the code, with a row for each verb."""
+    page = (built / "reference" / "verbs.html").read_text(encoding="utf-8")
+    table = page[page.index("<table") : page.index("</table>")]
+    assert table.count("<tr") == len(VERBS) + 1
+    assert table.count("✓") == sum(map(len, LEGAL.values()))
 
 
 def test_pages_show_no_private_names(built: Path) -> None:

@@ -188,7 +188,9 @@ async def test_while_it_runs(client: Client, cli: Terminal, eu: str) -> None:
     fleet.hold("check_service_health", f"{eu}-1")
     fleet.hold("perform_update", f"{eu}-2")
     policy = RolloutPolicy(
-        pilot_hosts=0, max_out_of_service=6, failure_budget=FailureBudget(max_failures=2)
+        pilot_hosts=0,
+        max_out_of_service=6,
+        failure_budget=FailureBudget(max_failures=2, min_sample=3),
     )
     async with site(client, fleet) as here:
         rollout = await here.start(ask(eu, policy=policy))
@@ -205,9 +207,8 @@ async def test_while_it_runs(client: Client, cli: Terminal, eu: str) -> None:
         no.refused(3, "below what has failed")
         no = await cli("set", rollout.id, *verb, "--max-parallel", "0")
         no.refused(2, "'max_parallel' must be >= 1 (got 0)")
-        budget = '{"max_failures": "50%", "min_sample": 3}'
-        done = await cli("set", rollout.id, *verb, "--max-failures", budget)
-        fits(done, "set limits", "phase running", '"min_sample": 3')
+        done = await cli("set", rollout.id, *verb, "--max-failures", "50%")
+        fits(done, "set failure_budget.max_failures 2 → 50%", "phase running")
         fits(await cli("explain", rollout.id), "3 (50% of 6)", "a percentage counts after 3 hosts")
         fits(await cli("skip", rollout.id, *verb, "--host", f"{eu}-6"), f"{eu}-6 is skipped")
         no = await cli("skip", rollout.id, *verb, "--host", "nobody")

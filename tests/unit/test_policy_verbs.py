@@ -9,6 +9,8 @@ from typing import Any
 import attrs
 import pytest
 
+from temporal_patching.exceptions import InvalidRequest
+from temporal_patching.models import SetLimits
 from temporal_patching.policy import FailureBudget, Outcome, RolloutPolicy
 from temporal_patching.policy._rollout import (
     AbortRequested,
@@ -151,7 +153,7 @@ def asks(state: RolloutState, asked: Asked) -> RolloutState:
     """What becomes of it: refused, or done."""
     why = why_refused(state, asked)
     assert why is None or why.strip()
-    assert said(asked).strip()
+    assert said(asked, state.policy).strip()
     return state if why is not None else told(state, asked)
 
 
@@ -344,6 +346,31 @@ def test_a_budget_below_what_has_failed_is_refused() -> None:
         "'total_failure_budget' is below what has failed: 2 hosts failed, 1 allowed"
     )
     assert why_refused(state, changed(total_failure_budget=FailureBudget(max_failures=2))) is None
+
+
+def test_the_record_says_which_limits() -> None:
+    """What it was and what it is, of what has changed; a budget by its numbers."""
+    tolerant = FailureBudget(max_failures="5%", strict=True)
+    asked = changed(max_parallel=5, failure_budget=tolerant, max_parallel_total=None)
+    assert said(asked, POLICY) == (
+        "set max_parallel 1 → 5, max_parallel_total 9 → none, failure_budget.max_failures 0 → 5%, "
+        "failure_budget.strict False → True"
+    )
+    no_total = attrs.evolve(POLICY, total_failure_budget=None)
+    assert said(changed(), no_total) == "set total_failure_budget none → 3 failures"
+    assert said(changed(), POLICY) == "set the limits that hold already"
+
+
+def test_a_number_of_a_budget_leaves_the_rest_of_it() -> None:
+    """Asked for alone it replaces nothing else; both the number and the whole budget are refused."""
+    strict = FailureBudget(max_failures=1, strict=True, min_sample=4)
+    policy = RolloutPolicy(failure_budget=strict)
+    order = SetLimits(by="a", max_failures="9%", total_max_failures=7)
+    after = order.applied_to(policy)
+    assert after.failure_budget == attrs.evolve(strict, max_failures="9%")
+    assert after.total_failure_budget == FailureBudget(max_failures=7)
+    with pytest.raises(InvalidRequest, match="either 'max_failures' or 'failure_budget'"):
+        SetLimits(by="a", max_failures=1, failure_budget=strict)
 
 
 def test_a_budget_that_stays_is_not_judged() -> None:

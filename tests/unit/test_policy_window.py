@@ -739,6 +739,7 @@ def test_a_policy_as_json() -> None:
         "cutoff": "30m",
         "host_duration": "0s",
         "on_window_close": "wait",
+        "approval_valid_for": None,
     }
     assert from_json(json.loads(json.dumps(written)), MaintenanceWindows) == policy
     written["calendars"][0]["time_zone"] = "Europe/Berlim"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -17,8 +16,8 @@ from temporalio.client import WorkflowFailureError
 from ..client import Rollout
 from ..exceptions import InvalidRequest, NotAnswered, RolloutNotFound
 from ..models import RolloutProgress, RolloutReport, Steered
-from ..models._wire import from_json
-from ..policy import Amount, FailureBudget, Outcome, PauseAfter
+from ..policy import Amount, Outcome, PauseAfter
+from ..policy._amount import amount
 from . import _show
 from ._connect import Connection, must_read
 from ._exits import (
@@ -147,8 +146,10 @@ def _command(
                 what = "whether it was done is not known" if steers else "the rollout goes on"
                 _complain(f"interrupted; {what}")
                 return INTERRUPTED
-            except (click.ClickException, BrokenPipeError):
+            except click.ClickException:
                 raise
+            except BrokenPipeError:
+                return UNREAD
             except Exception as error:
                 code, line = told(error)
                 if debug:
@@ -360,35 +361,19 @@ async def abort(
 
 
 def _amount(context: click.Context, option: click.Parameter, value: str | None) -> Amount | None:
-    return int(value) if value is not None and value.isdecimal() else value
-
-
-def _budget(
-    context: click.Context, option: click.Parameter, value: str | None
-) -> FailureBudget | None:
     if value is None:
         return None
-    try:
-        given: Any = json.loads(value) if value.lstrip().startswith("{") else None
-    except ValueError as error:
-        raise click.BadParameter(f"no JSON: {error}") from None
-    try:
-        if given is None:
-            return FailureBudget(max_failures=int(value) if value.isdecimal() else value)
-        return from_json(given, FailureBudget)
-    except InvalidRequest as error:
-        raise click.BadParameter("; ".join(error.problems)) from None
+    given = int(value) if value.isdecimal() else value
+    wrong = list(amount()(option.name or "", given))
+    if wrong:
+        raise click.BadParameter(wrong[0])
+    return given
 
 
 def _some_limit(rollout: str, options: Mapping[str, Any]) -> None:
     named = (value for name, value in options.items() if name not in ("by", "reason"))
     if all(value is None for value in named):
         raise click.UsageError("at least one limit must be given")
-
-
-_WHOLE = (
-    "A number or a percentage; or the whole budget as JSON, since it replaces the old one whole"
-)
 
 
 @_command(
@@ -410,15 +395,15 @@ _WHOLE = (
     ),
     click.Option(
         ["--max-failures"],
-        metavar="BUDGET",
-        callback=_budget,
-        help=f"The failure budget of each cluster. {_WHOLE}.",
+        metavar="AMOUNT",
+        callback=_amount,
+        help="Hosts of each cluster that may fail. The rest of its failure budget stays.",
     ),
     click.Option(
         ["--total-max-failures"],
-        metavar="BUDGET",
-        callback=_budget,
-        help="The failure budget over all clusters, likewise.",
+        metavar="AMOUNT",
+        callback=_amount,
+        help="Hosts of all clusters that may fail, likewise.",
     ),
     steers=True,
     check=_some_limit,
@@ -433,17 +418,13 @@ async def set_(
     max_parallel_total: Amount | None,
     max_parallel_clusters: int | None,
     max_out_of_service: Amount | None,
-    max_failures: FailureBudget | None,
-    total_max_failures: FailureBudget | None,
+    max_failures: Amount | None,
+    total_max_failures: Amount | None,
 ) -> int:
-    r"""Other limits, from now on. AMOUNT is a number of hosts, or a percentage like 5%.
+    """Other limits, from now on. AMOUNT is a number of hosts, or a percentage like 5%.
 
     What is not named stays. A lower width takes effect as hosts end; a budget below what has failed already is
     refused.
-
-    \b
-    A budget is replaced whole. To keep more of it than --max-failures, write it as JSON:
-      --max-failures '{"max_failures": "5%", "strict": true, "min_sample": 20}'
     """
     answer = await rollout.set_limits(
         by=by,
@@ -452,14 +433,10 @@ async def set_(
         max_parallel_total=max_parallel_total,
         max_parallel_clusters=max_parallel_clusters,
         max_out_of_service=max_out_of_service,
-        failure_budget=max_failures,
-        total_failure_budget=total_max_failures,
+        max_failures=max_failures,
+        total_max_failures=total_max_failures,
     )
-    _steered(screen, answer)
-    for budget in (max_failures, total_max_failures):
-        if budget is not None and not screen.as_json:
-            screen.say(_show.replaced(budget))
-    return DONE
+    return _steered(screen, answer)
 
 
 def _host_or_wave(rollout: str, options: Mapping[str, Any]) -> None:

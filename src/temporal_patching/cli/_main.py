@@ -21,6 +21,8 @@ def main() -> NoReturn:
         status = _run(sys.argv[1:])
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
+    except SystemExit as end:  # click's own answer to a pipe that nobody reads
+        status = BROKEN_PIPE if end.code == 1 else int(end.code or 0)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -28,7 +28,7 @@ from ..models import (
     WireType,
 )
 from ..models._wire import to_json
-from ..policy import FailureBudget, Outcome
+from ..policy import Outcome
 
 WireT = TypeVar("WireT", bound=WireType)
 
@@ -295,11 +295,6 @@ def steered(answer: Steered) -> Lines:
         facts.append(("in flight", names(answer.waits_for)))
     if facts:
         yield _table(facts)
-
-
-def replaced(budget: FailureBudget) -> Lines:
-    """A failure budget in whole, as ``set`` takes it: what was not named has its default again."""
-    yield Text(f"the budget is now {json.dumps(to_json(budget))}")
 
 
 def explanation(told: Explanation) -> Lines:

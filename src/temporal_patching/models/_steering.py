@@ -98,7 +98,8 @@ class SetLimits(Order):
     Args:
         by, reason, operation: As for every verb.
         max_parallel, max_parallel_total, max_parallel_clusters, max_out_of_service, failure_budget,
-            total_failure_budget: As in ``RolloutPolicy``.
+            total_failure_budget: As in ``RolloutPolicy``. A budget replaces the present one whole.
+        max_failures, total_max_failures: Only this number of the present budget; the rest of it stays.
     """
 
     max_parallel: Amount | None = attrs.field(
@@ -119,10 +120,22 @@ class SetLimits(Order):
     total_failure_budget: FailureBudget | None = attrs.field(
         default=None, metadata=must(optional(instance_of(FailureBudget)))
     )
+    max_failures: Amount | None = attrs.field(default=None, metadata=must(optional(amount())))
+    total_max_failures: Amount | None = attrs.field(default=None, metadata=must(optional(amount())))
 
     def applied_to(self, policy: RolloutPolicy) -> RolloutPolicy:
-        """The policy with these limits."""
-        return attrs.evolve(policy, **self._changes())
+        """The policy with these limits.
+
+        Raises:
+            InvalidRequest: They do not go together with what stays.
+        """
+        changes = self._changes()
+        for number, budget in _BUDGETS.items():
+            to = changes.pop(number, None)
+            if to is not None:
+                now = getattr(policy, budget) or FailureBudget()
+                changes[budget] = attrs.evolve(now, max_failures=to)
+        return attrs.evolve(policy, **changes)
 
     def _changes(self) -> dict[str, Any]:
         own = attrs.fields_dict(Order)
@@ -132,6 +145,13 @@ class SetLimits(Order):
     def _relations(self) -> Iterator[str]:
         if not self._changes():
             yield "at least one limit must be given"
+        for number, budget in _BUDGETS.items():
+            if getattr(self, number) is not None and getattr(self, budget) is not None:
+                yield f"either {number!r} or {budget!r} may be given, not both"
+
+
+_BUDGETS = {"max_failures": "failure_budget", "total_max_failures": "total_failure_budget"}
+"""Numbers that can be given alone, and the budgets that they are of."""
 
 
 @final

@@ -92,8 +92,9 @@ def _waits(
                 evidence={"after": pause_of(state, view) or "", "quiet": str(view.quiet).lower()},
             )
     for gate in gates:
+        more = gate.quorum - len(gate.approved_by)
         yield Because(
-            why=f"gate {gate.gate!r} waits for {gate.quorum - len(gate.approved_by)} more votes",
+            why=f"gate {gate.gate!r} waits for {more} more {'vote' if more == 1 else 'votes'}",
             evidence={
                 "approved by": ", ".join(gate.approved_by) or "nobody",
                 "may vote": ", ".join(each for each in gate.approvers),
@@ -125,7 +126,7 @@ def _waits_for_work(state: RolloutState, work: tuple[Work, ...]) -> Iterator[Bec
         elif told is not None:
             waits = f", waits for {told.waits_for}" if told.waits_for else ""
             yield Because(
-                why=f"cluster {view.name!r} is at {told.phase}{waits}",
+                why=f"cluster {view.name!r}: {told.phase}{waits}",
                 evidence={
                     "in flight": str(told.in_flight),
                     "max_parallel": str(view.max_parallel),

@@ -6,8 +6,10 @@ verb has conditions of its own on top.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias, get_args
+
+import attrs
 
 from ._rollout import (
     AbortRequested,
@@ -19,7 +21,7 @@ from ._rollout import (
     pause_of,
     shown_phase,
 )
-from ._rollout_policy import allowed
+from ._rollout_policy import FailureBudget, RolloutPolicy, allowed
 from ._rules import canonical, did_you_mean
 
 Verb = Literal["pause", "resume", "abort", "set_limits", "skip"]
@@ -66,8 +68,8 @@ def why_refused(state: RolloutState, asked: Asked) -> str | None:
     return _unknown_cluster(state, asked) or _CONDITIONS[type(asked)](state, asked)
 
 
-def said(asked: Asked) -> str:
-    """What was asked for, in a few words, for the record."""
+def said(asked: Asked, before: RolloutPolicy) -> str:
+    """What was asked for, in a few words, for the record. ``before``: the policy that held until then."""
     if isinstance(asked, PauseRequested):
         where = f"cluster {asked.cluster!r}" if asked.cluster is not None else "the rollout"
         return f"pause {where} after each {asked.after}"
@@ -81,7 +83,26 @@ def said(asked: Asked) -> str:
         where = f" of cluster {asked.cluster!r}" if asked.cluster is not None else ""
         what = f"wave {asked.wave}" if asked.wave is not None else ", ".join(sorted(asked.hosts))
         return f"skip {what}{where}"
-    return "set limits"
+    changes = ", ".join(_changes("", before, asked.policy))
+    return f"set {changes}" if changes else "set the limits that hold already"
+
+
+def _changes(prefix: str, before: Any, after: Any) -> Iterator[str]:
+    """``max_parallel 5 → 2``, ``failure_budget.max_failures 0 → '5%'``."""
+    for field in attrs.fields(type(after)):
+        was, now = getattr(before, field.name), getattr(after, field.name)
+        if was == now:
+            continue
+        if isinstance(was, FailureBudget) and isinstance(now, FailureBudget):
+            yield from _changes(f"{field.name}.", was, now)
+        else:
+            yield f"{prefix}{field.name} {_value(was)} → {_value(now)}"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, FailureBudget):
+        return f"{value.max_failures} failures"
+    return "none" if value is None else str(value)
 
 
 def _phases(phases: frozenset[str]) -> str:

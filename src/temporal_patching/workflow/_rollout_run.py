@@ -78,6 +78,16 @@ POLICY = "policy"
 """Who decides in the audit, where it is no person."""
 
 
+_BECAME: Mapping[machine.RolloutPhase, str] = {
+    "listing": "the hosts are listed",
+    "gate": "the plan is complete, gate 'start' asks",
+    "running": "hosts may start",
+    "stopping": "nothing new starts",
+    "ended": "the rollout has ended",
+}
+"""What the audit says of a phase that begins."""
+
+
 def cluster_workflow_id(rollout: str, cluster: str) -> str:
     """The id of a cluster's workflow: ``patch-2026-11/eu-1``."""
     return f"{rollout}/{cluster}"
@@ -284,13 +294,13 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         if why is not None:
             raise ApplicationError(why, type="VerbRefused", non_retryable=True)
         asked = self._asked(order)
-        before = machine.shown_phase(self._state)
+        before, said = machine.shown_phase(self._state), verbs.said(asked, self._state.policy)
         self._events.append(asked)
         self._work_off()
-        self._record(order.by, verbs.said(asked), order.reason, before)
+        self._record(order.by, said, order.reason, before)
         if isinstance(order, Abort) and self.beginning is not None:
             self.beginning.cancel()  # a hook that waits: nothing has begun
-        return self.answer(order, self._steered(verbs.said(asked)))
+        return self.answer(order, self._steered(said))
 
     def answer(self, order: Order, answer: Steered) -> Steered:
         """Keeps what an operation was answered."""
@@ -603,7 +613,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             self._events.append(asked)
             self._work_off()
             reason = f"cluster {cluster!r}: {why}"
-            self._record(POLICY, verbs.said(asked), reason, before)
+            self._record(POLICY, verbs.said(asked, self._state.policy), reason, before)
             self._notify("paused", f"{self._id} is paused: {reason}")
 
     # What others are told
@@ -617,7 +627,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             self._notify("stopped", f"{self._id} stopped: {now.reason}")
         shown = machine.shown_phase(before)
         if now.phase != before.phase:
-            self._record(POLICY, f"the rollout is {machine.shown_phase(now)}", now.reason, shown)
+            self._record(POLICY, _BECAME[now.phase], now.reason, shown)
         for gate in sorted(now.passed - before.passed):
             self._record(POLICY, f"gate {gate!r} is passed", "", shown)
 
