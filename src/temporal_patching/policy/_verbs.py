@@ -6,8 +6,8 @@ verb has conditions of its own on top.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import attrs
 
@@ -89,8 +89,7 @@ def said(asked: Asked, before: RolloutPolicy) -> str:
 
 def _changes(prefix: str, before: Any, after: Any) -> Iterator[str]:
     """``max_parallel 5 → 2``, ``failure_budget.max_failures 0 → '5%'``."""
-    fields: Iterable[attrs.Attribute[Any]] = attrs.fields(type(after))
-    for field in fields:
+    for field in attrs.fields(cast("type[attrs.AttrsInstance]", type(after))):
         was, now = getattr(before, field.name), getattr(after, field.name)
         if was == now:
             continue
