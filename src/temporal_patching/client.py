@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable
@@ -45,10 +46,13 @@ from .models import (
     GateReport,
     HostProgress,
     HostResult,
+    HostsPage,
+    HostsQuery,
     HostState,
     PatchRequest,
     Pause,
     Resume,
+    RolloutPlan,
     RolloutProgress,
     RolloutReport,
     SetLimits,
@@ -56,8 +60,9 @@ from .models import (
     Steered,
     Vote,
 )
+from .models._plan import for_hosts
 from .models._steering import Order
-from .models._wire import WireType, from_json
+from .models._wire import WireType, from_json, to_json
 from .policy import Amount, FailureBudget, PauseAfter
 from .policy._verbs import Verb
 from .workflow import SystemPatchWorkflow, gather
@@ -74,6 +79,12 @@ WireT = TypeVar("WireT", bound=WireType)
 _LOGGER = logging.getLogger(__name__)
 
 _NONDETERMINISM = "TMPRL1100"
+
+_LARGEST = 1_500_000
+"""Characters of a request: Temporal takes 2 MB."""
+
+_DONE = frozenset("PUBSG")
+"""Codes of hosts that a new rollout for the rest leaves alone."""
 
 _PATIENCE = timedelta(seconds=10)
 """How long an operator waits for a worker to answer."""
@@ -174,7 +185,16 @@ class Rollout(Generic[WorkflowT]):
 
         Raises:
             RolloutExists: The id was used before.
+            InvalidRequest: The request is too large to be sent.
         """
+        size = len(json.dumps(to_json(request)))
+        if size > _LARGEST:
+            raise InvalidRequest(
+                [
+                    f"must be at most {_LARGEST:,} characters as JSON (got {size:,}): split it by cluster"
+                ],
+                what="PatchRequest",
+            )
         run = cast("Any", workflow).run
         try:
             handle: WorkflowHandle[Any, Any] = await client.start_workflow(
@@ -192,6 +212,102 @@ class Rollout(Generic[WorkflowT]):
                 "that used it"
             ) from None
         return Rollout[StartedT](client, handle)
+
+    @classmethod
+    async def plan(
+        cls,
+        client: Client,
+        workflow: type[StartedT],
+        request: PatchRequest,
+        *,
+        id: str,
+        task_queue: str,
+    ) -> RolloutPlan:
+        """What a request would do, by a dry run: hosts are listed, nothing is touched, nobody is told.
+
+        ``plan.planned`` is the request that carries it out: exactly these hosts, or it is refused.
+
+        Args:
+            client: A connected client.
+            workflow: Your ``SystemPatchWorkflow`` subclass, or that class itself.
+            request: What is to be asked for.
+            id: The id of the dry run, which is a workflow of its own. Used once.
+            task_queue: Where your workers listen.
+
+        Raises:
+            RolloutFailed: The plan is refused; the report's reason says why.
+            RolloutExists, InvalidRequest: As ``start`` and ``result``.
+            NotAnswered: No worker answered within 10 seconds after the dry run.
+        """
+        dry = attrs.evolve(request, dry_run=True)
+        rollout = await cls.start(client, workflow, dry, id=id, task_queue=task_queue)
+        await rollout.result()
+        return await rollout.planned()
+
+    async def planned(self) -> RolloutPlan:
+        """What this rollout does, with the hosts of each cluster in their order; also after its end.
+
+        Raises:
+            NotAnswered: No worker answered within 10 seconds, or it has not begun yet.
+            RolloutNotFound: There is no such rollout, or its retention is over.
+        """
+        plan = await _query(self.handle, "plan", RolloutPlan)
+        lists = await gather(*[self._hosts_of(each.cluster) for each in plan.clusters], limit=5)
+        hosts = {
+            each.cluster: [name for name, _ in found]
+            for each, found in zip(plan.clusters, lists, strict=True)
+        }
+        return attrs.evolve(plan, hosts=hosts)
+
+    async def _hosts_of(self, cluster: str) -> list[tuple[str, str]]:
+        """Each host of a cluster's frozen list with its code, read page by page."""
+        handle, hosts = self.cluster_handle(cluster), list[tuple[str, str]]()
+        page: int | None = 0
+        while page is not None:
+            found = await _query(handle, "hosts", HostsPage, HostsQuery(page=page))
+            if not found.listed:
+                raise InvalidRequest(
+                    [
+                        f"the hosts of cluster {cluster!r} were never listed: start a new rollout for it"
+                    ]
+                )
+            hosts += zip(found.hosts, found.codes, strict=True)
+            page = found.next_page
+        return hosts
+
+    @staticmethod
+    async def rest_of(client: Client, id: str, *, requester: str | None = None) -> PatchRequest:
+        """A request for what a rollout left undone: failed, unreachable, cancelled and never started hosts.
+
+        And those of which nobody knows, since their cluster was killed. Nothing else: not what is
+        patched, unchanged, waits for a reboot, was skipped or is gone. It is read from the clusters
+        themselves, one letter a host, so no host is missing because a report was bounded.
+
+        The new request has the old one's policy, steps' arguments and gates, for the clusters, rings and
+        gates that are left, and names the hosts in ``planned_hosts``. Change what failed before you
+        start it.
+
+        Args:
+            client: A connected client.
+            id: The rollout that has ended.
+            requester: Who asks now. Default: who asked then.
+
+        Raises:
+            Refused: It has not ended.
+            InvalidRequest: Nothing is left, or a cluster was never listed.
+            NotAnswered: No worker answered within 10 seconds: its class must still be there.
+            RolloutNotFound: There is no such rollout, or its retention is over.
+        """
+        rollout = Rollout.get(client, id)
+        if not await rollout._has_ended():
+            raise Refused(f"{id!r} has not ended: what it leaves undone is not known yet")
+        old = (await _query(rollout.handle, "plan", RolloutPlan)).request
+        lists = await gather(*[rollout._hosts_of(name) for name in old.clusters], limit=5)
+        rest = {
+            cluster: [name for name, code in found if code not in _DONE]
+            for cluster, found in zip(old.clusters, lists, strict=True)
+        }
+        return for_hosts(old, rest, requester=requester or old.requester)
 
     @overload
     @classmethod
@@ -572,11 +688,17 @@ class Rollout(Generic[WorkflowT]):
             raise _told(error, self.id) from None
 
 
-async def _query(handle: WorkflowHandle[Any, Any], name: str, wanted: type[WireT]) -> WireT:
+async def _query(
+    handle: WorkflowHandle[Any, Any],
+    name: str,
+    wanted: type[WireT],
+    argument: WireType | None = None,
+) -> WireT:
     tries = 2
     while True:
         tries -= 1
-        asking = handle.query(name, result_type=wanted, rpc_timeout=_PATIENCE)
+        arguments = [] if argument is None else [argument]
+        asking = handle.query(name, args=arguments, result_type=wanted, rpc_timeout=_PATIENCE)
         try:
             return await _answered(asking, handle.id)
         except (WorkflowQueryFailedError, WorkflowQueryRejectedError) as error:

@@ -5,6 +5,7 @@ All of them are frozen, validate themselves when made and convert themselves, un
 
 from ..policy._explain import Because
 from ..policy._states import HostState, Outcome
+from ._plan import ClusterOutline, HostsPage, HostsQuery, RolloutPlan
 from ._report import (
     ApprovalReport,
     ClusterProgress,
@@ -50,6 +51,7 @@ __all__ = [
     "AuditRecord",
     "AuditReport",
     "Because",
+    "ClusterOutline",
     "ClusterProgress",
     "ClusterReport",
     "ClusterSummary",
@@ -66,12 +68,15 @@ __all__ = [
     "HostResult",
     "HostState",
     "HostTask",
+    "HostsPage",
+    "HostsQuery",
     "Notice",
     "Outcome",
     "PatchRequest",
     "Pause",
     "RefusedVote",
     "Resume",
+    "RolloutPlan",
     "RolloutProgress",
     "RolloutReport",
     "SetLimits",

@@ -55,6 +55,8 @@ class ClusterRequest(WireType):
     cluster: str
     request: PatchRequest
     procedure: ResolvedProcedure
+    planned_hosts: tuple[str, ...] | None = None
+    """Its own list, where the request has one; the lists of the others are not handed on."""
 
 
 @final
@@ -130,6 +132,9 @@ class ClusterUpdate(WireType):
     too_late: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     """Hosts that it was to skip, but had started."""
     asks_pause: str | None = None
+    came_later: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    came_later_omitted: int = 0
+    gone: int = 0
 
 
 @final

@@ -97,7 +97,7 @@ class ClusterReport(WireType):
 
     Attributes:
         cluster: Its name.
-        outcome: PATCHED, PARTIAL, STOPPED or ABORTED.
+        outcome: PATCHED, PARTIAL, STOPPED, ABORTED, or PLANNED (a dry run).
         reason: Why it stopped. Empty if it did not.
         counts: Hosts by state; every state has a number.
         hosts: Those not patched (left out of service first), at most 200.
@@ -105,6 +105,7 @@ class ClusterReport(WireType):
         left_out_of_service: Names of all hosts that are out of service now. Never shortened.
         waves: How many waves it began, the pilots not counted.
         digest: Fingerprint of the frozen host list.
+        came_later: How many hosts were left out, since they are not in the request's ``planned_hosts``.
         notices_failed: How many notices could not be delivered.
     """
 
@@ -121,6 +122,7 @@ class ClusterReport(WireType):
     left_out_of_service: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     waves: int = 0
     digest: str = ""
+    came_later: int = 0
     notices_failed: int = 0
 
 
@@ -234,6 +236,7 @@ class ClusterSummary(WireType):
         counts: Hosts by state; every state has a number.
         waves: How many waves it began, the pilots not counted.
         digest: Fingerprint of the frozen host list.
+        came_later: How many hosts were left out, since they are not in the request's ``planned_hosts``.
     """
 
     _refuses_unknown = False
@@ -246,6 +249,7 @@ class ClusterSummary(WireType):
     )
     waves: int = 0
     digest: str = ""
+    came_later: int = 0
 
 
 @final
@@ -255,7 +259,7 @@ class RolloutReport(WireType):
 
     Attributes:
         rollout: Its workflow id.
-        outcome: PATCHED, PARTIAL, STOPPED, REJECTED, EXPIRED or ABORTED.
+        outcome: PATCHED, PARTIAL, STOPPED, REJECTED, EXPIRED, ABORTED, or PLANNED (a dry run).
         reason: Why, in one line. Empty if everything is patched.
         counts: Hosts by state; every state has a number.
         clusters: A summary for each.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import final
 
 import attrs
@@ -29,6 +29,13 @@ from ..policy._rules import (
     values,
 )
 from ._wire import WireType
+
+
+def as_hosts_of(entries: Mapping[str, Iterable[str]]) -> Mapping[str, tuple[str, ...]]:
+    """Freezes lists of hosts by cluster; leaves what is no such thing to the rules, which name it."""
+    if not isinstance(entries, Mapping):
+        return entries
+    return {cluster: as_tuple(hosts) for cluster, hosts in entries.items()}
 
 
 @final
@@ -59,6 +66,12 @@ class PatchRequest(WireType):
         only_hosts: Touch only these hosts of the clusters. An unknown name refuses the plan.
         exclude_hosts: Leave these out. An unknown name refuses the plan.
         allow_empty: Let a cluster without hosts pass. Default: it refuses the plan.
+        planned_hosts: Exactly these hosts of each cluster, in this order. One that ``list_hosts`` does not
+            name any more is GONE; one that came later is left out and reported. ``RolloutPlan.planned``
+            and ``Rollout.rest_of`` fill it in. Default: all that ``list_hosts`` names.
+        plan_digest: Refuse the plan if its fingerprint is another one.
+        dry_run: List the hosts, check the plan, and end as PLANNED: no gate asks, no step and no hook runs,
+            nobody is told. ``Rollout.plan`` does it.
 
     Raises:
         InvalidRequest: A field is not valid; it names all that are not.
@@ -106,6 +119,13 @@ class PatchRequest(WireType):
         default=(), converter=as_tuple, metadata=must(each(node_name), distinct)
     )
     allow_empty: bool = attrs.field(default=False, metadata=must(flag))
+    planned_hosts: Mapping[str, tuple[str, ...]] = attrs.field(
+        factory=dict[str, tuple[str, ...]],
+        converter=as_hosts_of,
+        metadata=must(values(each(node_name), distinct)),
+    )
+    plan_digest: str = attrs.field(default="", metadata=must(string, at_most(200)))
+    dry_run: bool = attrs.field(default=False, metadata=must(flag))
 
     def _relations(self) -> Iterator[str]:
         in_rings = [name for ring in self.policy.rings for name in ring]
@@ -114,6 +134,15 @@ class PatchRequest(WireType):
                 "'policy.rings' must have each cluster of 'clusters' exactly once "
                 f"(got {in_rings!r} for {list(self.clusters)!r})"
             )
+        if self.planned_hosts:
+            if sorted(self.planned_hosts) != sorted(self.clusters):
+                yield (
+                    "'planned_hosts' must have a list for each cluster of 'clusters' and no other "
+                    f"(got {sorted(self.planned_hosts)!r} for {sorted(self.clusters)!r})"
+                )
+            for name in ("only_hosts", "exclude_hosts"):
+                if getattr(self, name):
+                    yield f"{name!r} must be empty where 'planned_hosts' names the hosts"
         windows = self.policy.windows
         valid_for = windows.approval_valid_for if windows is not None else None
         if valid_for is not None and START not in self.approvals:

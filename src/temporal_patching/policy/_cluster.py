@@ -88,12 +88,15 @@ class ClusterState:
     ended: bool = False
 
 
-def cluster_state(plan: ClusterPlan) -> ClusterState:
-    """A cluster whose list is frozen and of which nothing has started."""
+def cluster_state(plan: ClusterPlan, gone: frozenset[int] = frozenset()) -> ClusterState:
+    """A cluster whose list is frozen and of which nothing has started. ``gone``: hosts that are not there."""
     group = (
         Group(wave=0, limit=plan.pilots) if plan.pilots else Group(wave=1, limit=plan.wave_size(1))
     )
-    return ClusterState(plan=plan, codes=CODES[HostState.NOT_STARTED] * plan.hosts, group=group)
+    codes = (
+        HostState.GONE if host in gone else HostState.NOT_STARTED for host in range(plan.hosts)
+    )
+    return ClusterState(plan=plan, codes=b"".join(CODES[each] for each in codes), group=group)
 
 
 # Events

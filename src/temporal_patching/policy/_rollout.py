@@ -37,6 +37,8 @@ class PlanLimits:
     only_hosts: tuple[str, ...] = ()
     exclude_hosts: tuple[str, ...] = ()
     allow_empty: bool = False
+    dry_run: bool = False
+    plan_digest: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -92,6 +94,7 @@ class RolloutState:
     named: frozenset[str] = frozenset()
     """Names of ``only_hosts`` and ``exclude_hosts`` that some cluster has."""
     problems: tuple[str, ...] = ()
+    digest: str = ""
     outcome: Outcome | None = None
     reason: str = ""
 
@@ -119,12 +122,17 @@ def rollout_state(
 
 @attrs.frozen(kw_only=True)
 class ClusterPlanned:
-    """A cluster has frozen its list. ``named``: names of the request's lists that it has."""
+    """A cluster has frozen its list.
+
+    ``named``: names of the request's lists that it has. ``digest``: that of the whole plan, if this was
+    the last list that was missing.
+    """
 
     cluster: str
     hosts: tuple[str, ...]
     max_parallel: int
     named: tuple[str, ...] = ()
+    digest: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -316,6 +324,7 @@ def _planned(state: RolloutState, event: ClusterPlanned) -> Decision:
         seen=seen,
         named=state.named | {canonical(name) for name in event.named},
         problems=(*state.problems, *twice),
+        digest=event.digest or state.digest,
     )
     return _when_planned(state)
 
@@ -344,6 +353,8 @@ def _when_planned(state: RolloutState) -> Decision:
         more = len(problems) - MAX_PROBLEMS
         reason = f"the plan is refused: {said}" + (f"; and {more} more" if more > 0 else "")
         return _shut(state, Outcome.STOPPED, reason)
+    if state.limits.dry_run:
+        return _shut(state, Outcome.PLANNED, "a dry run: nothing was to be started")
     if START in state.gates:
         state = attrs.evolve(state, phase="gate", asked=state.asked | {START})
         return state, (OpenGate(START),)
@@ -365,6 +376,11 @@ def _plan_problems(state: RolloutState) -> list[str]:
         )
     if limits.max_hosts is not None and hosts > limits.max_hosts:
         found.append(f"'max_hosts' is {limits.max_hosts}, but the clusters have {hosts} hosts")
+    if limits.plan_digest and state.digest and limits.plan_digest != state.digest:
+        found.append(
+            "it is not the plan of 'plan_digest' any more: its steps, commands or policy have changed since; "
+            "make a new plan"
+        )
     expected = limits.expect_hosts
     if expected is not None and abs(hosts - expected) * 10 > expected:
         found.append(

@@ -58,5 +58,7 @@ class Outcome(str, Enum):
     """Nobody decided at a gate in time. Nothing was touched if that gate was the first."""
     ABORTED = "ABORTED"
     """Somebody cancelled it."""
+    PLANNED = "PLANNED"
+    """A dry run: the plan is complete, and nothing was touched."""
 
     __str__ = str.__str__

@@ -18,6 +18,8 @@ from ..models import (
     ClusterReport,
     CompletedSteps,
     Host,
+    HostsPage,
+    HostsQuery,
 )
 from ..models._orders import ClusterOrders, ClusterRequest, HostUpdate
 from ..policy import Outcome
@@ -48,7 +50,8 @@ class ClusterPatchWorkflow(TemplateWorkflow[ClusterRequest, ClusterReport]):
       it raises, the report's reason says so.
     * ``run``, decorated with ``@workflow.run``: call ``await self.patch_cluster(request)``.
 
-    Never override handlers (``progress``, ``completed_steps``, ``orders``, ``host_update``).
+    Never override handlers (``progress``, ``completed_steps``, ``orders``, ``host_update``,
+    ``hosts``).
     """
 
     _request_type = ClusterRequest
@@ -94,20 +97,22 @@ class ClusterPatchWorkflow(TemplateWorkflow[ClusterRequest, ClusterReport]):
         if self.__orders is not None:
             run.obey(self.__orders)
         try:
-            await call(self.before_cluster, request)
+            if not request.request.dry_run:
+                await call(self.before_cluster, request)
             await failing(run.freeze(self.order_hosts))
         except (FailureError, asyncio.CancelledError) as error:
             run.refuse(error)
         await run.go()
         report = run.report()
         try:
-            await call(self.after_cluster, report)
+            if not request.request.dry_run:
+                await call(self.after_cluster, report)
         except (FailureError, asyncio.CancelledError) as error:
             said = f"after_cluster: {root_text(error)}"
             report = attrs.evolve(
                 report, reason=f"{report.reason}; {said}" if report.reason else said
             )
-        if report.outcome is not Outcome.PATCHED:
+        if report.outcome not in (Outcome.PATCHED, Outcome.PLANNED):
             raise ClusterFailed(f"{report.outcome.value}: {report.reason}", report)
         return report
 
@@ -156,6 +161,12 @@ class ClusterPatchWorkflow(TemplateWorkflow[ClusterRequest, ClusterReport]):
     def completed_steps(self) -> CompletedSteps:
         """What is done, in order: the list, the pilots, each wave, each host that ended."""
         return self.__run.completed() if self.__run is not None else CompletedSteps()
+
+    @final
+    @workflow.query(name="hosts", description="Its hosts, by page. Takes a HostsQuery.")
+    def hosts(self, query: HostsQuery) -> HostsPage:
+        """The frozen list, page by page, with one letter for what became of each. Takes one ``HostsQuery``."""
+        return self.__run.hosts(query.page) if self.__run is not None else HostsPage(listed=False)
 
     async def _execute(self, request: ClusterRequest) -> ClusterReport:
         return await self.patch_cluster(request)

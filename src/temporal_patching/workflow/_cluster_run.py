@@ -31,6 +31,7 @@ from ..models import (
     HostQuery,
     HostReport,
     HostResult,
+    HostsPage,
     HostTask,
     Notice,
 )
@@ -44,6 +45,7 @@ from ..models._orders import (
     HostRequest,
     HostUpdate,
 )
+from ..models._plan import PAGE
 from ..models._report import MAX_LISTED, listed
 from ..policy import HostState, Outcome
 from ..policy import _cluster as machine
@@ -90,6 +92,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._hosts: tuple[Host, ...] = ()
         self._index: dict[str, int] = {}
         self._named: tuple[str, ...] = ()
+        self._came_later: tuple[str, ...] = ()
+        """Hosts that are not in the plan that was given, and are left out."""
         self._digest = ""
         self._problem: str | None = None
         self._frozen = False
@@ -113,7 +117,10 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._completed_count = 0
         self._sequence = 0
         self._untold = False
-        self._notices = Notices(notifies=request.procedure.notifies, kinds=self._policy.notices)
+        self._notices = Notices(
+            notifies=request.procedure.notifies and not request.request.dry_run,
+            kinds=self._policy.notices,
+        )
 
     # The plan
 
@@ -130,21 +137,37 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         only = {canonical(name) for name in request.only_hosts}
         left_out = {canonical(name) for name in request.exclude_hosts}
         self._named = tuple(sorted(seen & (only | left_out)))
-        wanted = [
-            host
-            for host in hosts
-            if canonical(host.name) not in left_out and (not only or canonical(host.name) in only)
-        ]
-        in_order = tuple(order(self._in_order(wanted)))
-        if sorted(map(id, in_order)) != sorted(map(id, wanted)):
-            problems.append("order_hosts() must return the hosts it was given, each once")
+        gone = frozenset[int]()
+        if self._request.planned_hosts is not None:
+            in_order, gone = self._as_planned(hosts, self._request.planned_hosts)
+        else:
+            wanted = [
+                host
+                for host in hosts
+                if canonical(host.name) not in left_out
+                and (not only or canonical(host.name) in only)
+            ]
+            in_order = tuple(order(self._in_order(wanted)))
+            if sorted(map(id, in_order)) != sorted(map(id, wanted)):
+                problems.append("order_hosts() must return the hosts it was given, each once")
         if problems:
             raise InvalidRequest(problems[:20])
         self._hosts, self._frozen = in_order, True
         self._index = {canonical(host.name): index for index, host in enumerate(in_order)}
         self._digest = digest(host.name for host in in_order)
-        self._state = machine.cluster_state(self._plan())
+        self._state = machine.cluster_state(self._plan(), gone)
         self._done(f"{len(in_order)} hosts listed")
+
+    def _as_planned(
+        self, hosts: Sequence[Host], planned: Sequence[str]
+    ) -> tuple[tuple[Host, ...], frozenset[int]]:
+        """The hosts of the plan in its order, whatever is listed now, and which of them are gone."""
+        there = {canonical(host.name): host for host in hosts}
+        meant = {canonical(name) for name in planned}
+        self._came_later = tuple(host.name for host in hosts if canonical(host.name) not in meant)
+        gone = (index for index, name in enumerate(planned) if canonical(name) not in there)
+        known = (there.get(canonical(name)) or Host(name=name) for name in planned)
+        return tuple(known), frozenset(gone)
 
     def _in_order(self, hosts: Sequence[Host]) -> tuple[Host, ...]:
         order = self._policy.order
@@ -599,6 +622,9 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             at_gate=state.group.wave + 1 if state.at_barrier == "gate" else None,
             too_late=tuple(self._too_late),
             asks_pause=self._asks_pause,
+            came_later=self._came_later[:MAX_LISTED] if first else (),
+            came_later_omitted=max(len(self._came_later) - MAX_LISTED, 0) if first else 0,
+            gone=machine.counts(state).get(HostState.GONE, 0) if first else 0,
         )
 
     def _notify(self, kind: Any, text: str, host: str) -> None:
@@ -680,6 +706,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         why = {
             HostState.NOT_STARTED: state.stopped or "",
             HostState.SKIPPED: "an operator skipped it",
+            HostState.GONE: "it is in the plan, but list_hosts does not name it any more",
         }
         for index, host in enumerate(self._hosts):
             ended = machine.host_state(state, index)
@@ -691,6 +718,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
                 )
         some, omitted = listed(hosts)
         outcome = machine.outcome(state)
+        if self._request.request.dry_run and outcome is Outcome.STOPPED and self._problem is None:
+            outcome = Outcome.PLANNED
         reason = state.stopped or ""
         if not reason and outcome is Outcome.PARTIAL:
             reason = "not every host is patched"
@@ -706,7 +735,18 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             ),
             waves=state.group.wave,
             digest=self._digest,
+            came_later=len(self._came_later),
             notices_failed=self._notices.failed,
+        )
+
+    def hosts(self, page: int) -> HostsPage:
+        """A page of the frozen list, with what has become of each host so far."""
+        first, end = page * PAGE, (page + 1) * PAGE
+        return HostsPage(
+            hosts=tuple(host.name for host in self._hosts[first:end]),
+            codes=self._state.codes[first:end].decode() if self._frozen else "",
+            listed=self._frozen,
+            next_page=page + 1 if end < len(self._hosts) else None,
         )
 
 

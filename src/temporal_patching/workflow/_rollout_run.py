@@ -24,6 +24,7 @@ from ..models import (
     Abort,
     AuditRecord,
     AuditReport,
+    ClusterOutline,
     ClusterProgress,
     ClusterReport,
     ClusterSummary,
@@ -34,6 +35,7 @@ from ..models import (
     PatchRequest,
     Pause,
     Resume,
+    RolloutPlan,
     RolloutProgress,
     RolloutReport,
     SetLimits,
@@ -51,15 +53,19 @@ from ..models._orders import (
 )
 from ..models._report import MAX_LISTED, listed
 from ..models._steering import Order
+from ..models._wire import to_json
 from ..policy import HostState, NoticeKind, Outcome
 from ..policy import _rollout as machine
 from ..policy import _verbs as verbs
 from ..policy._explain import OpenGate, Work, what_would_stop_it, why_it_stopped, why_it_waits
-from ..policy._gates import START
+from ..policy._gates import START, gated_waves
+from ..policy._plan import fingerprint, least_duration
+from ..policy._plan import in_order as gates_in_order
+from ..policy._rollout_policy import cluster_plan, wave_sizes
 from ..policy._rules import canonical
 from ..policy._window import MaintenanceWindows
 from ._approval import ApprovalEvent, ApprovalMixin
-from ._cluster_run import LOST, digest
+from ._cluster_run import LOST
 from ._failures import chain, root_text, wait_undisturbed
 from ._loop import MachineLoop
 from ._notices import Notices
@@ -73,6 +79,22 @@ MAX_AUDIT = 500
 
 MAX_ANSWERS = 500
 """Operations whose answers are kept, so that the same one again is answered as the first time."""
+
+_NO_WORK = frozenset(
+    {
+        "requester",
+        "approvals",
+        "max_hosts",
+        "expect_hosts",
+        "only_hosts",
+        "exclude_hosts",
+        "allow_empty",
+        "planned_hosts",
+        "plan_digest",
+        "dry_run",
+    }
+)
+"""Fields of a request that do not say what is done: who asks, who agrees, and how the hosts are named."""
 
 POLICY = "policy"
 """Who decides in the audit, where it is no person."""
@@ -105,6 +127,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 only_hosts=request.only_hosts,
                 exclude_hosts=request.exclude_hosts,
                 allow_empty=request.allow_empty,
+                dry_run=request.dry_run,
+                plan_digest=request.plan_digest,
             ),
             request.clusters,
             gates=request.approvals,
@@ -115,6 +139,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._gates = gates
         self._procedure: ResolvedProcedure | None = None
         self._updates: dict[str, ClusterUpdate] = {}
+        self._first: dict[str, ClusterUpdate] = {}
+        """What each cluster told when its list was made."""
         self._hosts: dict[str, tuple[str, ...]] = {}
         """Each cluster's frozen list, to name its hosts if it ends without a report."""
         self._reports: dict[str, ClusterReport] = {}
@@ -163,9 +189,16 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 ]
             )
         self._notices = Notices(
-            notifies=self._procedure.notifies, kinds=self._request.policy.notices
+            notifies=self._procedure.notifies and not self._request.dry_run,
+            kinds=self._request.policy.notices,
         )
         self.completed.append("procedure resolved")
+
+    async def look(self) -> None:
+        """Looks at the windows, for a plan that nothing follows."""
+        windows = self._request.policy.windows
+        if windows is not None:
+            self._window = await self._look_at(windows)
 
     # The loop
 
@@ -468,8 +501,9 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 ClusterRequest(
                     rollout=self._id,
                     cluster=cluster,
-                    request=self._request,
+                    request=attrs.evolve(self._request, planned_hosts={}),
                     procedure=self._procedure,
+                    planned_hosts=self._request.planned_hosts.get(cluster),
                 ),
                 id=cluster_workflow_id(self._id, cluster),
                 result_type=RawValue,
@@ -573,6 +607,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._updates[cluster] = attrs.evolve(update, host_names=())
         if update.host_names:
             self._hosts[cluster] = update.host_names
+        if last is None:
+            self._first[cluster] = update
         if last is None and update.problem is not None:
             self._events.append(machine.ClusterNotPlanned(cluster=cluster, problem=update.problem))
         elif last is None and update.planned:
@@ -582,6 +618,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                     hosts=update.host_names,
                     max_parallel=update.max_parallel,
                     named=update.named,
+                    digest=self._digest(),
                 )
             )
         self._events.append(
@@ -727,11 +764,56 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         return Outcome.PATCHED if outcomes == {Outcome.PATCHED} else Outcome.PARTIAL
 
     def _digest(self) -> str:
-        planned = [
-            self._updates[name].digest for name in self._request.clusters if name in self._updates
+        """The fingerprint of what is done: hosts, steps, commands, policy. Empty until all lists are made."""
+        lists = {name: update.digest for name, update in self._updates.items()}
+        if len(lists) < len(self._request.clusters) or not all(lists.values()):
+            return ""
+        asked = {
+            name: value for name, value in to_json(self._request).items() if name not in _NO_WORK
+        }
+        return fingerprint([lists, to_json(self._procedure), asked])
+
+    def plan(self) -> RolloutPlan:
+        """What it does, or would do."""
+        request, steps = self._request, self._procedure.steps if self._procedure else ()
+        gates, first = request.approvals, self._first
+        rings = request.policy.rings or (request.clusters,)
+        plans = [
+            (
+                name,
+                cluster_plan(
+                    request.policy, len(self._hosts.get(name, ())), gates=gated_waves(gates, name)
+                ),
+            )
+            for name in request.clusters
         ]
-        complete = len(planned) == len(self._request.clusters) and all(planned)
-        return digest(planned) if complete else ""
+        outlines = tuple(
+            ClusterOutline(
+                cluster=name,
+                ring=next(number for number, ring in enumerate(rings, start=1) if name in ring),
+                hosts=plan.hosts,
+                pilots=plan.pilots,
+                waves=wave_sizes(plan),
+                max_parallel=plan.max_parallel,
+                digest=first[name].digest if name in first else "",
+                came_later=first[name].came_later if name in first else (),
+                came_later_omitted=first[name].came_later_omitted if name in first else 0,
+                gone=first[name].gone if name in first else 0,
+            )
+            for name, plan in plans
+        )
+        most_waves = max((len(each.waves) for each in outlines), default=0)
+        return RolloutPlan(
+            rollout=self._id,
+            request=request,
+            digest=self._digest(),
+            clusters=outlines,
+            steps=tuple(step.name for step in steps),
+            gates=gates_in_order(gates, most_waves, len(rings)),
+            windows=self._window.reason if self._window is not None else "",
+            least_duration=least_duration(request.policy, plans),
+            health=self._health(),
+        )
 
     def _health(self) -> Any:
         steps = self._procedure.steps if self._procedure is not None else ()
@@ -765,6 +847,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                     counts=each.counts,
                     waves=each.waves,
                     digest=each.digest,
+                    came_later=each.came_later,
                 )
                 for each in reports
             ),

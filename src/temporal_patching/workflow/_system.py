@@ -23,6 +23,7 @@ from ..models import (
     PatchRequest,
     Pause,
     Resume,
+    RolloutPlan,
     RolloutProgress,
     RolloutReport,
     SetLimits,
@@ -77,7 +78,8 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
     * ``run``, decorated with ``@workflow.run``: call ``await self.rollout(request)``.
 
     Never override handlers (``approve``, ``reject``, ``approvals``, ``pause``, ``resume``, ``abort``,
-    ``set_limits``, ``skip``, ``progress``, ``completed_steps``, ``audit``, ``explain``, ``cluster_update``).
+    ``set_limits``, ``skip``, ``progress``, ``completed_steps``, ``audit``, ``explain``, ``plan``,
+    ``cluster_update``).
     """
 
     _request_type = PatchRequest
@@ -147,13 +149,14 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
         await run.go()
         report = run.report()
         try:
-            await call(self.after_rollout, report)
+            if not request.dry_run:
+                await call(self.after_rollout, report)
         except (FailureError, asyncio.CancelledError) as error:
             said = f"after_rollout: {root_text(error)}"
             report = attrs.evolve(
                 report, reason=f"{report.reason}; {said}" if report.reason else said
             )
-        if report.outcome is Outcome.PATCHED or run.ends_well:
+        if report.outcome in (Outcome.PATCHED, Outcome.PLANNED) or run.ends_well:
             return report
         raise PatchFailure(
             report.summary, report, type=f"Rollout{report.outcome.value.capitalize()}"
@@ -161,7 +164,10 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
 
     async def __begin(self, run: RolloutRun, request: PatchRequest) -> None:
         await run.resolve()
-        await call(self.before_rollout, request)
+        if request.dry_run:
+            await run.look()
+        else:
+            await call(self.before_rollout, request)
 
     # What the approval mixin asks
 
@@ -288,6 +294,14 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
     def completed_steps(self) -> CompletedSteps:
         """What is done, in order: the plan, the gate, each cluster."""
         return CompletedSteps(steps=tuple(self.__run.completed)) if self.__run else CompletedSteps()
+
+    @final
+    @workflow.query(name="plan", description="What it does: clusters, waves, steps, gates.")
+    def plan(self) -> RolloutPlan:
+        """What it does, or would do: clusters, waves, steps, gates, windows. Its clusters name the hosts."""
+        if self.__run is None:
+            raise ApplicationError("it has not begun yet", type="NotPlanned")
+        return self.__run.plan()
 
     @final
     @workflow.query(name="audit", description="Who decided what, in order.")

@@ -1,0 +1,295 @@
+"""Plans, rollouts that touch only the hosts of theirs, and requests for what a rollout left undone."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import attrs
+import pytest
+from temporalio import workflow
+from temporalio.client import Client
+
+from temporal_patching.client import Rollout
+from temporal_patching.exceptions import InvalidRequest, Refused, RolloutFailed, RolloutNotFound
+from temporal_patching.models import Host, HostState, Outcome, PatchRequest, RolloutPlan
+from temporal_patching.policy import (
+    ApprovalPolicy,
+    Calendar,
+    DatedPeriod,
+    FailureBudget,
+    MaintenanceWindows,
+    RolloutPolicy,
+    Soak,
+    Step,
+)
+from temporal_patching.testing import FailAt, SimulatedFleet, Unreachable
+from temporal_patching.workflow import (
+    ClusterPatchWorkflow,
+    HostPatchWorkflow,
+    SystemPatchWorkflow,
+    _cluster_run,
+)
+from tests.rollouts import ALICE, ALL_AT_ONCE, BOB, Site, ask, ending, eventually, reported, site
+from tests.workflows import QuickFleet
+
+START = ApprovalPolicy(approvers=[ALICE, BOB], timeout=timedelta(hours=4))
+TOLERANT = FailureBudget(max_failures="100%", stop_on_failed_wave=False)
+
+
+@pytest.fixture
+def eu() -> str:
+    """A cluster's name that no other test has."""
+    return f"eu-{uuid.uuid4().hex[:6]}"
+
+
+@pytest.fixture
+def us() -> str:
+    """Another cluster's name that no other test has."""
+    return f"us-{uuid.uuid4().hex[:6]}"
+
+
+async def plan_of(here: Site, request: PatchRequest, kind: type[Any] = QuickFleet) -> RolloutPlan:
+    """The plan of a request."""
+    id = f"plan-{uuid.uuid4().hex[:8]}"
+    here.ids.append(id)
+    return await Rollout.plan(here.client, kind, request, id=id, task_queue=here.task_queue)
+
+
+async def test_a_plan_says_what_would_be_done(client: Client, eu: str, us: str) -> None:
+    """Hosts by cluster, waves, steps, gates, windows, the least time; and nothing is touched, nobody told."""
+    fleet = SimulatedFleet({eu: 12, us: 3})
+    always = DatedPeriod(start="2020-01-01T00:00", duration=timedelta(days=3650))
+    policy = RolloutPolicy(
+        pilot_hosts=1,
+        waves=[2, "100%"],
+        max_parallel=2,
+        rings=[[eu], [us]],
+        soak=Soak(duration=timedelta(minutes=10)),
+        windows=MaintenanceWindows(
+            calendars=[Calendar(time_zone="UTC", dated=[always])],
+            host_duration=timedelta(minutes=5),
+        ),
+    )
+    gates = {"ring-2": START, f"promote/{eu}": START, "start": START, "wave-2": START}
+    async with site(client, fleet) as here:
+        plan = await plan_of(here, ask(eu, us, policy=policy, approvals=gates))
+        again = await plan_of(here, ask(eu, us, policy=policy, approvals=gates))
+    assert [(each.ring, each.hosts, each.pilots, each.waves) for each in plan.clusters] == [
+        (1, 12, 1, (2, 9)),
+        (2, 3, 1, (2,)),
+    ]
+    assert plan.hosts == {
+        eu: tuple(f"{eu}-{n}" for n in range(1, 13)),
+        us: tuple(f"{us}-{n}" for n in range(1, 4)),
+    }
+    assert plan.gates == ("start", "ring-2", f"promote/{eu}", "wave-2")
+    assert plan.steps[:2] == ("check_preconditions", "run_pre_downtime_scripts")
+    assert plan.windows == "open: it does not close in the next 400 days"
+    # eu: 1 + 1 + 5 rounds and two soaks; us: 1 + 1 rounds and one soak.
+    assert plan.least_duration == timedelta(minutes=7 * 5 + 20 + 2 * 5 + 10)
+    assert plan.health == "checked"
+    assert len(plan.digest) == 64
+    assert again.digest == plan.digest
+    assert f"{eu} (ring 1): 12 hosts, 1 pilots, waves of 2, 9; 2 at once" in plan.summary
+    assert fleet.started == ()
+    assert fleet.notices == ()
+
+
+async def test_the_digest_is_that_of_all_that_is_done(client: Client, eu: str) -> None:
+    """Another host, command or policy is another plan; who asks and who agrees is not."""
+    async with site(client, SimulatedFleet({eu: 3})) as here:
+        request = ask(eu, update_command="upgrade")
+        first = (await plan_of(here, request)).digest
+        same = attrs.evolve(request, requester=BOB, approvals={"start": START}, max_hosts=9)
+        assert (await plan_of(here, same)).digest == first
+        for other in (
+            attrs.evolve(request, exclude_hosts=[f"{eu}-2"]),
+            attrs.evolve(request, update_command="upgrade -y"),
+            attrs.evolve(request, policy=attrs.evolve(request.policy, max_parallel=1)),
+        ):
+            assert (await plan_of(here, other)).digest != first
+
+
+async def test_a_refused_plan_says_why(client: Client, eu: str) -> None:
+    """All its problems, as a rollout would."""
+    async with site(client, SimulatedFleet({eu: 3})) as here:
+        with pytest.raises(RolloutFailed, match="'max_hosts' is 2") as failed:
+            await plan_of(here, ask(eu, max_hosts=2, expect_hosts=9))
+    assert "'expect_hosts' is 9" in failed.value.report.reason
+    assert failed.value.report.outcome is Outcome.STOPPED
+
+
+async def test_only_the_hosts_of_the_plan(client: Client, eu: str) -> None:
+    """Hosts that came later are left out and reported, those that went are GONE, the order stays."""
+    async with site(client, SimulatedFleet({eu: [f"{eu}-{n}" for n in (3, 1, 2)]})) as here:
+        plan = await plan_of(here, ask(eu, policy=RolloutPolicy(pilot_hosts=0)))
+    now = SimulatedFleet({eu: [f"{eu}-{n}" for n in (4, 2, 3, 5)]})
+    async with site(client, now) as here:
+        rollout = await here.start(plan.planned)
+        report = await ending(rollout)
+        shown = await rollout.planned()
+    assert now.started == (f"{eu}-3", f"{eu}-2")
+    assert report.outcome is Outcome.PARTIAL
+    assert report.counts[HostState.PATCHED] == 2
+    assert report.counts[HostState.GONE] == 1
+    assert reported(report, f"{eu}-1").state is HostState.GONE
+    assert report.clusters[0].came_later == 2
+    assert report.digest == plan.digest
+    (outline,) = shown.clusters
+    assert (outline.gone, outline.came_later) == (1, (f"{eu}-4", f"{eu}-5"))
+    assert "2 came later and are left out" in shown.summary
+    assert shown.hosts == plan.hosts
+
+
+@workflow.defn
+class WithOneMore(HostPatchWorkflow):
+    """A procedure that a release has changed."""
+
+    steps = HostPatchWorkflow.steps.replace(
+        Step("check_service_health", start_to_close_timeout=timedelta(minutes=7))
+    )
+
+
+@workflow.defn(name="PlannedFleet")
+class Before(SystemPatchWorkflow):
+    """Before the release."""
+
+
+@workflow.defn(name="PlannedFleet")
+class After(SystemPatchWorkflow):
+    """After the release."""
+
+    host_workflow = WithOneMore
+
+
+async def test_a_plan_that_is_another_one_by_now_is_refused(client: Client, eu: str) -> None:
+    """Steps that changed since are not run: nothing is touched."""
+    fleet = SimulatedFleet({eu: 2})
+    async with site(client, fleet, workflows=[Before]) as here:
+        plan = await plan_of(here, ask(eu), Before)
+    async with site(client, fleet, workflows=[After]) as here:
+        with pytest.raises(RolloutFailed, match="not the plan of 'plan_digest' any more"):
+            await (await here.start(plan.planned, After)).result()
+    assert fleet.started == ()
+
+
+@workflow.defn
+class Noisy(ClusterPatchWorkflow):
+    """Hooks that act."""
+
+    async def before_cluster(self, request: Any) -> None:
+        raise RuntimeError("called")
+
+    def order_hosts(self, hosts: Sequence[Host]) -> Sequence[Host]:
+        return tuple(reversed(hosts))
+
+
+@workflow.defn
+class NoisyFleet(SystemPatchWorkflow):
+    """Hooks that act."""
+
+    cluster_workflow = Noisy
+
+    async def before_rollout(self, request: PatchRequest) -> None:
+        raise RuntimeError("called")
+
+
+async def test_a_dry_run_calls_no_hook_but_the_order(client: Client, eu: str) -> None:
+    """A hook may act; the order of the hosts belongs to the plan."""
+    fleet = SimulatedFleet({eu: 2})
+    async with site(client, fleet, workflows=[NoisyFleet]) as here:
+        plan = await plan_of(here, ask(eu), NoisyFleet)
+    assert plan.hosts == {eu: (f"{eu}-2", f"{eu}-1")}
+
+
+# What a rollout left undone
+
+
+async def test_the_rest_of_a_rollout(client: Client, eu: str, us: str) -> None:
+    """Failed, unreachable, cancelled and never started hosts, and nothing else; then exactly those are patched."""
+    faults = {
+        f"{eu}-2": FailAt("perform_update", retryable=False),
+        f"{eu}-3": Unreachable("check_preconditions"),
+        f"{us}-2": FailAt("perform_update", retryable=False),
+    }
+    fleet = SimulatedFleet({eu: 4, us: 4}, faults=faults)
+    policy = RolloutPolicy(
+        pilot_hosts=0,
+        max_out_of_service=4,
+        rings=[[eu], [us]],
+        failure_budget=FailureBudget(max_failures=2, stop_on_failed_wave=False),
+        total_failure_budget=FailureBudget(max_failures=2),
+    )
+    gates = {"start": START, "ring-2": START, f"wave-2/{eu}": START}
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, us, policy=policy, approvals=gates))
+        await rollout.approve(by=ALICE)
+        with pytest.raises(Refused, match="has not ended"):
+            await Rollout.rest_of(client, rollout.id)
+        await eventually(lambda: waits_at(rollout, "ring-2"))
+        await rollout.approve(by=ALICE, gate="ring-2")
+        report = await ending(rollout)
+        assert report.outcome is Outcome.STOPPED
+        request = await Rollout.rest_of(client, rollout.id, requester="dora@example.com")
+    assert request.planned_hosts == {
+        eu: (f"{eu}-2", f"{eu}-3"),
+        us: (f"{us}-2", f"{us}-3", f"{us}-4"),
+    }
+    assert request.requester == "dora@example.com"
+    assert set(request.approvals) == set(gates)
+    mended = SimulatedFleet({eu: 4, us: 4})
+    async with site(client, mended) as here:
+        rollout = await here.start(attrs.evolve(request, approvals={}))
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+        with pytest.raises(InvalidRequest, match="nothing is left to do"):
+            await Rollout.rest_of(client, rollout.id)
+    assert sorted(mended.started) == sorted(
+        [name for names in request.planned_hosts.values() for name in names]
+    )
+
+
+async def waits_at(rollout: Rollout[Any], gate: str) -> bool:
+    """Whether that gate is open."""
+    gates = (await rollout.progress()).gates
+    return any(each.gate == gate and each.waiting for each in gates)
+
+
+async def test_the_rest_of_a_killed_cluster(client: Client, eu: str) -> None:
+    """Whoever was in flight is not known to be well: it belongs to the rest."""
+    fleet = SimulatedFleet({eu: 3})
+    fleet.hold("perform_update", f"{eu}-2")
+    async with site(client, fleet, replays=False) as here:
+        rollout = await here.start(ask(eu, policy=RolloutPolicy(pilot_hosts=0)))
+        await fleet.reached("perform_update", f"{eu}-2")
+        await rollout.cluster_handle(eu).terminate("by mistake")
+        fleet.release("perform_update", f"{eu}-2")
+        assert (await ending(rollout)).outcome is Outcome.STOPPED
+        request = await Rollout.rest_of(client, rollout.id)
+    assert request.planned_hosts == {eu: (f"{eu}-2", f"{eu}-3")}
+
+
+async def test_the_rest_of_nothing(client: Client, eu: str) -> None:
+    """No such rollout, or its retention is over: it is said, and not taken for an empty rest."""
+    with pytest.raises(RolloutNotFound, match="retention is over"):
+        await Rollout.rest_of(client, f"never-{eu}")
+
+
+async def test_a_large_cluster_is_read_in_pages(
+    client: Client, eu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More hosts than one page: each is there, once, in order; and a request that is too large is refused."""
+    monkeypatch.setattr(_cluster_run, "PAGE", 1_000)
+    names = [f"{eu}-{n}" for n in range(4_400)]
+    fleet = SimulatedFleet({eu: names}, page_size=1_000)
+    async with site(client, fleet) as here:
+        plan = await plan_of(here, ask(eu, policy=ALL_AT_ONCE))
+        assert list(plan.hosts[eu]) == names
+        too_many = {f"c{n}": [f"{n}-{'x' * 200}-{m}" for m in range(800)] for n in range(10)}
+        large = ask(*too_many, planned_hosts=too_many)
+        with pytest.raises(InvalidRequest, match="split it by cluster"):
+            await Rollout.start(
+                client, QuickFleet, large, id=f"large-{eu}", task_queue=here.task_queue
+            )
