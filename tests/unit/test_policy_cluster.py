@@ -186,13 +186,16 @@ def play(rng: random.Random, policy: RolloutPolicy, hosts: int) -> ClusterRun:
     run.tell(SlotsGranted(waits[0] if waits else None))
     trouble = rng.choice([0.0, 0.05, 0.3, 1.0])
     stop = rng.choice([0.0, 0.0, 0.02])
+    stops = 0
     for _ in range(20 * hosts + 20):
         if run.over:
             break
-        if rng.random() < stop:
+        # Chance may be malicious: what moves nothing comes only so often.
+        if stops < 5 and rng.random() < stop:
+            stops += 1
             cancel, aborted = rng.random() < 0.5, rng.random() < 0.5
             run.tell(StopRequested(reason="told to", cancel=cancel, aborted=aborted))
-        elif run.slots is not None and rng.random() < 0.2:
+        elif run.slots is not None and run.slots < 10 and rng.random() < 0.2:
             run.tell(SlotsGranted(run.slots + rng.randint(1, 5)))
         elif run.flying:
             bad = rng.random() < trouble
