@@ -17,6 +17,7 @@ from temporal_patching.models import (
     FleetHealth,
     Host,
     HostList,
+    HostsQuery,
     PatchRequest,
     Pause,
     Resume,
@@ -217,6 +218,7 @@ def approval_policies(draw: st.DrawFn, others_than: str = "") -> ApprovalPolicy:
         timeout=timeout,
         on_timeout=draw(st.sampled_from(["fail", "complete"])),
         remind_every=draw(st.none() | st.timedeltas(min_value=least, max_value=LONGEST)),
+        bound_to_plan=draw(st.booleans()),
     )
 
 
@@ -369,6 +371,7 @@ WRITTEN: dict[Any, st.SearchStrategy[Any]] = {
     Resume: st.builds(Resume, cluster=st.none() | node_names, **who_and_why),
     SetLimits: set_limits,
     Skip: skips,
+    HostsQuery: st.builds(HostsQuery, page=st.integers(0)),
     FleetHealth: st.builds(
         FleetHealth,
         verdict=st.sampled_from(["healthy", "failed", "inconclusive"]),

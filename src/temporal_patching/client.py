@@ -108,13 +108,16 @@ class Approvals:
     def __init__(self, client: Client, workflow_id: str) -> None:
         self._handle: WorkflowHandle[Any, Any] = client.get_workflow_handle(workflow_id)
 
-    async def approve(self, *, by: str, gate: str = "start", reason: str = "") -> GateReport:
+    async def approve(
+        self, *, by: str, gate: str = "start", reason: str = "", digest: str = ""
+    ) -> GateReport:
         """Approves a gate. The same approval again is answered as the first time.
 
         Args:
             by: Who approves.
             gate: Which gate. Default ``"start"``.
             reason: Why, for the record.
+            digest: The fingerprint of the plan that is approved. If the gate shows another, the vote is refused.
 
         Returns:
             The gate, as it was when the vote was counted.
@@ -124,7 +127,7 @@ class Approvals:
             NotAnswered: No worker answered within 10 seconds. The vote may still be counted later.
             RolloutNotFound: There is no such workflow.
         """
-        return await self._vote("approve", Vote(by=by, gate=gate, reason=reason))
+        return await self._vote("approve", Vote(by=by, gate=gate, reason=reason, digest=digest))
 
     async def reject(self, *, by: str, gate: str = "start", reason: str = "") -> GateReport:
         """Rejects a gate: the approval ends at once, whatever the quorum. Else as ``approve``."""
@@ -329,9 +332,11 @@ class Rollout(Generic[WorkflowT]):
         handle: WorkflowHandle[Any, Any] = client.get_workflow_handle(id, result_type=RolloutReport)
         return Rollout[Any](client, handle)
 
-    async def approve(self, *, by: str, gate: str = "start", reason: str = "") -> GateReport:
+    async def approve(
+        self, *, by: str, gate: str = "start", reason: str = "", digest: str = ""
+    ) -> GateReport:
         """Approves a gate. See ``Approvals.approve``."""
-        return await self.approvals.approve(by=by, gate=gate, reason=reason)
+        return await self.approvals.approve(by=by, gate=gate, reason=reason, digest=digest)
 
     async def reject(self, *, by: str, gate: str = "start", reason: str = "") -> GateReport:
         """Rejects a gate. See ``Approvals.reject``."""

@@ -205,6 +205,34 @@ async def test_a_dry_run_calls_no_hook_but_the_order(client: Client, eu: str) ->
     assert plan.hosts == {eu: (f"{eu}-2", f"{eu}-1")}
 
 
+async def test_votes_are_bound_to_the_plan(client: Client, eu: str) -> None:
+    """One for another plan is refused, early or not; where the policy says so, each must name it."""
+    bound = attrs.evolve(START, bound_to_plan=True, quorum=2)
+    other = "f" * 64
+    async with site(client, SimulatedFleet({eu: 1})) as here:
+        plan = await plan_of(here, ask(eu))
+        rollout = await here.start(attrs.evolve(plan.planned, approvals={"start": bound}))
+        await eventually(lambda: waits_at(rollout, "start"))
+        with pytest.raises(Refused, match="must name the 'digest'"):
+            await rollout.approve(by=ALICE)
+        with pytest.raises(Refused, match="has voted for another plan"):
+            await rollout.approve(by=ALICE, digest=other)
+        assert (await rollout.approve(by=ALICE, digest=plan.digest)).digest == plan.digest
+        await rollout.approve(by=BOB, digest=plan.digest)
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+
+        fleet_is_listed = attrs.evolve(START, quorum=2)
+        rollout = await here.start(ask(eu, approvals={"start": fleet_is_listed}))
+        await rollout.handle.signal("approve", {"by": ALICE, "digest": other})
+        await eventually(lambda: waits_at(rollout, "start"))
+        (gate,) = (await rollout.progress()).gates
+        assert gate.votes == ()
+        assert gate.refused == 1
+        await rollout.approve(by=ALICE, digest=gate.digest)
+        await rollout.approve(by=BOB)
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+
+
 # What a rollout left undone
 
 

@@ -28,6 +28,8 @@ class HostsQuery(WireType):
         page: Which page, from 0.
     """
 
+    _refuses_unknown = False
+
     page: int = attrs.field(default=0, metadata=must(at_least(0)))
 
 

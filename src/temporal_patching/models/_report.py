@@ -162,6 +162,7 @@ class GateReport(WireType):
         opened_at: When it opened (workflow time); None before that.
         deadline: When it expires; None before it opens.
         refused: How many votes were refused since it is known, as far as history has them.
+        digest: Fingerprint of what people are asked for, if it has one.
     """
 
     _refuses_unknown = False
@@ -175,6 +176,7 @@ class GateReport(WireType):
     opened_at: datetime | None = None
     deadline: datetime | None = None
     refused: int = 0
+    digest: str = ""
 
     @property
     def approved(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import final
+from typing import Any, cast, final
 
 import attrs
 
@@ -33,8 +33,9 @@ from ._wire import WireType
 
 def as_hosts_of(entries: Mapping[str, Iterable[str]]) -> Mapping[str, tuple[str, ...]]:
     """Freezes lists of hosts by cluster; leaves what is no such thing to the rules, which name it."""
-    if not isinstance(entries, Mapping):
-        return entries
+    given: Any = entries
+    if not isinstance(given, Mapping):
+        return cast("Mapping[str, tuple[str, ...]]", given)
     return {cluster: as_tuple(hosts) for cluster, hosts in entries.items()}
 
 
@@ -185,8 +186,11 @@ class Vote(WireType):
         by: Who votes, at most 320 characters. Case and spaces do not matter.
         gate: Which gate, at most 200 characters. Default ``"start"``.
         reason: Why, for the record; at most 2,000 characters.
+        digest: The fingerprint of the plan that is voted on, as ``GateReport`` and ``RolloutPlan`` show it.
+            Does the gate show another one, the vote is refused. Default: whatever the gate is about.
     """
 
     by: str = attrs.field(metadata=must(text, at_most(320)))
     gate: str = attrs.field(default="start", metadata=must(text, at_most(200)))
     reason: str = attrs.field(default="", metadata=must(string, at_most(2_000)))
+    digest: str = attrs.field(default="", metadata=must(string, at_most(200)))

@@ -15,6 +15,7 @@ from ._rules import (
     canonical,
     distinct,
     each,
+    flag,
     must,
     one_of,
     optional,
@@ -47,6 +48,8 @@ class ApprovalPolicy(Checked):
             know how long your people need.
         on_timeout: ``"fail"`` (default) fails the workflow with ``ApprovalExpired``; ``"complete"`` lets
             ``approval()`` return an expired decision, so that the workflow can end well.
+        bound_to_plan: Each vote must name the digest of what it agrees to, as the gate shows it. Default
+            False: a vote may name it, and counts for nothing else then.
         remind_every: Repeat the request that often while the gate is open, at most 1,000 times.
             Default: never.
 
@@ -65,6 +68,7 @@ class ApprovalPolicy(Checked):
     quorum: int = attrs.field(default=1, metadata=must(at_least(1)))
     on_timeout: OnTimeout = attrs.field(default="fail", metadata=must(one_of("fail", "complete")))
     remind_every: timedelta | None = attrs.field(default=None, metadata=must(optional(positive)))
+    bound_to_plan: bool = attrs.field(default=False, metadata=must(flag))
 
     def _relations(self) -> Iterator[str]:
         if self.quorum > len(self.approvers):
@@ -87,6 +91,8 @@ class CastVote:
     approve: bool
     reason: str = ""
     at: datetime | None = None
+    digest: str = ""
+    """What it is about, if the voter has named it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -100,6 +106,8 @@ class Ballot:
     votes: tuple[CastVote, ...] = ()
     outcome: ApprovalOutcome | None = None
     refused: int = 0
+    digest: str | None = None
+    """The fingerprint of what people are asked for. None: not known yet."""
 
     @property
     def deadline(self) -> datetime | None:
@@ -137,6 +145,12 @@ def why_refused(ballot: Ballot, vote: CastVote) -> str | None:
         return f"{vote.by!r} made the request and may not vote on it"
     if who not in {canonical(name) for name in ballot.policy.approvers}:
         return f"{vote.by!r} is not an approver of gate {ballot.gate!r}"
+    if vote.digest and ballot.digest is not None and vote.digest != ballot.digest:
+        return (
+            f"{vote.by!r} has voted for another plan: gate {ballot.gate!r} shows {ballot.digest!r}"
+        )
+    if vote.approve and ballot.policy.bound_to_plan and not vote.digest:
+        return f"a vote at gate {ballot.gate!r} must name the 'digest' of the plan that it approves"
     if vote.approve and previous_vote(ballot, vote) is not None:
         return f"{vote.by!r} has rejected already: a reject is final"
     return None

@@ -127,7 +127,12 @@ class ApprovalMixin:
 
     @final
     async def approval(
-        self, gate: str, policy: ApprovalPolicy | None = None, *, again: bool = False
+        self,
+        gate: str,
+        policy: ApprovalPolicy | None = None,
+        *,
+        again: bool = False,
+        digest: str = "",
     ) -> GateReport:
         """Opens the gate and waits until it is decided.
 
@@ -137,6 +142,7 @@ class ApprovalMixin:
                 ``approval_policies()`` says of this gate.
             again: Open a gate that was decided before once more: votes of before do not count any more.
                 Default False: that is an error.
+            digest: A fingerprint of what people are asked for. A vote that names another one is refused.
 
         Returns:
             The decision. ``approved`` is false only if it expired under ``on_timeout="complete"``: end
@@ -156,7 +162,7 @@ class ApprovalMixin:
             )
         if again:
             self.__forget(gate)
-        self.__open(gate, policy)
+        self.__open(gate, policy, digest)
         try:
             if self.__gates.ballots[gate].outcome is None:
                 self.on_approval("requested", self.__report(gate))
@@ -187,7 +193,7 @@ class ApprovalMixin:
             for key in [key for key in answers if key[0] == gate]:
                 del answers[key]
 
-    def __open(self, gate: str, policy: ApprovalPolicy) -> None:
+    def __open(self, gate: str, policy: ApprovalPolicy, digest: str) -> None:
         # A name that no vote can have would wait for its timeout, whoever agrees.
         wrong = list(problems("gate", gate, attrs.fields(Vote).gate.metadata))
         if wrong:
@@ -212,12 +218,15 @@ class ApprovalMixin:
             policy=policy,
             requester=requester,
             refused=known.refused if known is not None else 0,
+            digest=digest,
         )
         # Judged by the policy that holds, also those that were counted by the one declared before.
         for vote in early:
             why = rules.why_refused(ballot, vote)
             if why is not None:
                 self.__record_refused(why, vote.by, gate)
+                # Else the next vote of this person would be taken for the same one again.
+                self.__gates.answers.pop((gate, canonical(vote.by), vote.approve), None)
             ballot = rules.cast(ballot, vote)
         self.__gates.ballots[gate] = rules.opened(ballot, workflow.now())
 
@@ -321,12 +330,18 @@ class ApprovalMixin:
         return None
 
     def __refuse(self, vote: Vote, *, approve: bool) -> None:
-        why = self.__why_refused(vote, CastVote(by=vote.by, approve=approve))
+        why = self.__why_refused(vote, CastVote(by=vote.by, approve=approve, digest=vote.digest))
         if why is not None:
             raise ApplicationError(why, type="VoteRefused", non_retryable=True)
 
     def __count(self, vote: Vote, *, approve: bool) -> GateReport:
-        cast = CastVote(by=vote.by, approve=approve, reason=vote.reason, at=workflow.now())
+        cast = CastVote(
+            by=vote.by,
+            approve=approve,
+            reason=vote.reason,
+            at=workflow.now(),
+            digest=vote.digest,
+        )
         key = (vote.gate, canonical(vote.by), approve)
         first = self.__gates.answers.get(key)
         if first is not None:
@@ -351,7 +366,9 @@ class ApprovalMixin:
             self.__record_refused("; ".join(error.problems))
             return
         try:
-            why = self.__why_refused(vote, CastVote(by=vote.by, approve=approve))
+            why = self.__why_refused(
+                vote, CastVote(by=vote.by, approve=approve, digest=vote.digest)
+            )
         except Exception as error:  # a hook's: it would fail the task, again and again
             why = f"the gates of this workflow are not known ({type(error).__name__}: {error})"
         if why is not None:
@@ -378,6 +395,7 @@ class ApprovalMixin:
             opened_at=ballot.opened_at,
             deadline=ballot.deadline,
             refused=ballot.refused,
+            digest=ballot.digest or "",
         )
 
 

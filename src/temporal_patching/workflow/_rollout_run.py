@@ -283,7 +283,9 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
     async def _pass_gate(self, gate: str) -> None:
         try:
             again = gate == START and self._approved_at is not None
-            decision = await self._gates.approval(gate, self._request.approvals[gate], again=again)
+            decision = await self._gates.approval(
+                gate, self._request.approvals[gate], again=again, digest=self._digest()
+            )
         except ApprovalRejected as no:
             event: machine.RolloutEvent = machine.GateShut(
                 gate=gate, outcome=Outcome.REJECTED, reason=no.message
