@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import pytest
 from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
 from temporal_patching.client import Rollout
@@ -266,3 +267,26 @@ async def test_a_window_closes_in_the_middle_of_a_wave_in_the_night_the_clocks_c
     assert report.counts[HostState.NOT_STARTED] == 2
     assert closed is not None
     assert closed.strftime("%d %H:%M") == f"{changes.day:02} 06:00"
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.provokes_task_failure("more messages come than the server keeps while a task runs")
+async def test_it_ends_after_ten_thousand_messages(client: Client, eu: str) -> None:
+    """A script votes in a loop; the server takes no more signals then, and an abort still ends it."""
+    fleet = SimulatedFleet({eu: 3})
+    async with site(client, fleet, replays=False) as here:
+        rollout = await here.start(ask(eu, policy=POLICY, approvals={"start": START}))
+        await in_phase(rollout, "gate")
+        limit = asyncio.Semaphore(100)
+
+        async def vote(number: int) -> None:
+            async with limit:
+                await rollout.handle.signal("approve", {"by": f"stranger-{number}@example.com"})
+
+        sent = await asyncio.gather(*map(vote, range(10_050)), return_exceptions=True)
+        assert any(isinstance(each, RPCError) for each in sent), "the server has a limit"
+        await rollout.abort(by=ALICE)
+        report = await asyncio.wait_for(ending(rollout), timeout=60)
+    assert report.outcome is Outcome.ABORTED
+    assert report.counts[HostState.NOT_STARTED] == 3
+    assert fleet.started == ()

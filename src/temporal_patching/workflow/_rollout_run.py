@@ -139,6 +139,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._gates = gates
         self._procedure: ResolvedProcedure | None = None
         self._updates: dict[str, ClusterUpdate] = {}
+        self._fingerprint = ""
         self._first: dict[str, ClusterUpdate] = {}
         """What each cluster told when its list was made."""
         self._hosts: dict[str, tuple[str, ...]] = {}
@@ -767,13 +768,16 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
 
     def _digest(self) -> str:
         """The fingerprint of what is done: hosts, steps, commands, policy. Empty until all lists are made."""
+        if self._fingerprint:
+            return self._fingerprint
         lists = {name: update.digest for name, update in self._updates.items()}
         if len(lists) < len(self._request.clusters) or not all(lists.values()):
             return ""
         asked = {
             name: value for name, value in to_json(self._request).items() if name not in _NO_WORK
         }
-        return fingerprint([lists, to_json(self._procedure), asked])
+        self._fingerprint = fingerprint([lists, to_json(self._procedure), asked])
+        return self._fingerprint
 
     def plan(self) -> RolloutPlan:
         """What it does, or would do."""
