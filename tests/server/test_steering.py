@@ -596,7 +596,7 @@ async def test_explains_itself(client: Client, eu: str) -> None:
         await in_phase(rollout, "gate")
         why = await rollout.explain()
         (gate,) = why.waits
-        assert gate.why == "gate 'start' waits for 1 more votes"
+        assert gate.why == "gate 'start' waits for 1 more vote"
         assert gate.evidence["may vote"] == f"{ALICE}, {BOB}"
         assert "1 more failure in cluster" in why.next[0].why
         assert why.next[0].evidence["allowed"] == "0 (0 of 3)"
