@@ -518,6 +518,8 @@ def retried(state: Procedure, step: str | None = None) -> Procedure:
         tries=state.tries + 1,
         position=position,
         completed=tuple(name for name in state.completed if name in before),
+        # As after a first attempt: the update that failed may have done it.
+        changed=state.changed or _step(state, failure.step).kind == "update",
         retrying=failure if step is None else None,
     )
 
