@@ -480,9 +480,13 @@ def test_an_accepted_closer_has_closed() -> None:
 
 def test_an_accepted_reboot_is_none_that_is_pending() -> None:
     """And no boot id from before it proves a later one."""
-    state = accepted(parked("reboot").state)
-    assert not state.reboot_required
-    assert state.boot_id is None
+    run = start()
+    run.step_ends(ended("check_preconditions", boot_id="old"))
+    go_on(run, until="reboot", perform_update=ended("perform_update", reboot_required=True))
+    run.step_ends(broke("reboot"))
+    assert (run.state.reboot_required, run.state.boot_id) == (True, "old")
+    state = accepted(run.state)
+    assert (state.reboot_required, state.boot_id) == (False, None)
 
 
 def test_an_accepted_health_check_returns_the_host() -> None:

@@ -9,6 +9,7 @@ from typing import final
 import attrs
 
 from ..policy._cluster import PauseAfter
+from ..policy._host import Procedure
 from ..policy._rollout_policy import RebootWhen, RolloutPolicy
 from ..policy._rules import as_tuple
 from ..policy._steps import Step
@@ -70,6 +71,11 @@ class HostRequest(WireType):
     task: HostTask
     steps: tuple[Step, ...]
     reboot: RebootWhen = "if_needed"
+    parks: bool = False
+    """Whether a step that fails leaves the host as it is, for a person to decide."""
+    resume: Procedure | None = None
+    """Where a parked host goes on: retried, accepted or restored. Then its own ``steps``, ``reboot`` and
+    ``parks`` hold."""
 
 
 @final

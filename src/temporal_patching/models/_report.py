@@ -9,6 +9,7 @@ from typing import Literal, final
 import attrs
 
 from ..policy._approval import ApprovalOutcome
+from ..policy._host import Procedure
 from ..policy._rules import as_tuple
 from ..policy._states import SUCCESSES, HostState, Outcome
 from ._wire import WireType
@@ -75,6 +76,9 @@ class HostResult(WireType):
         touched: Whether its update had begun.
         completed: The steps that were done, in order.
         already: What was in effect before we came, and was left so.
+        step: The step that failed. Empty if none did.
+        parked: Where it stands, if it waits for a person: what a new workflow goes on from. None if it has
+            ended for good.
     """
 
     _refuses_unknown = False
@@ -88,6 +92,8 @@ class HostResult(WireType):
     touched: bool = False
     completed: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     already: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    step: str = ""
+    parked: Procedure | None = None
 
 
 @final

@@ -309,7 +309,7 @@ def _step_broke(state: Procedure, event: StepBroke) -> Decision:
             checkpoint=kept if state.parks else None,
         )
         state = attrs.evolve(state, failure=failure)
-    if state.parks and state.way == "forward" and state.killed is None:
+    if state.parks and state.way == "forward":
         return attrs.evolve(state, way="parked"), (EndHost(),)
     return _next(state)
 
