@@ -223,6 +223,7 @@ class StepResult(WireType):
         output: What the command printed; its last 4,096 characters are kept. No secrets: it goes into
             the history.
         attempt: Set by the library.
+        checkpoint: Set by the library: what a ``Checkpoint`` had saved, of a failed step that parks its host.
     """
 
     _refuses_unknown = False
@@ -240,6 +241,7 @@ class StepResult(WireType):
     message: str = attrs.field(default="", converter=as_tail, metadata=must(string))
     output: str = attrs.field(default="", converter=as_tail, metadata=must(string))
     attempt: int = 1
+    checkpoint: object | None = None
 
 
 @final

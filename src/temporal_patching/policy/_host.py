@@ -103,6 +103,7 @@ class StepEnded:
     already: tuple[str, ...] = ()
     message: str = ""
     attempt: int = 1
+    checkpoint: object | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -248,7 +249,8 @@ def _step_ended(state: Procedure, event: StepEnded) -> Decision:
     step = _step(state, event.step)
     problem = _verdict_problem(state, step, event)
     if problem is not None:
-        return _step_broke(state, StepBroke(step=step.name, message=problem))
+        broke = StepBroke(step=step.name, message=problem, checkpoint=event.checkpoint)
+        return _step_broke(state, broke)
     return _next(_done(state, step, event))
 
 
