@@ -106,12 +106,15 @@ def _with_detail(error: BaseException, detail: object) -> BaseException:
                 category=error.category,
             ),
         )
-    if isinstance(error, CancelledError):
-        return _in_place_of(error, CancelledError(error.message, *error.details, detail))
+    if isinstance(error, (asyncio.CancelledError, CancelledError)) and not _is_shutdown():
+        return error
+    if isinstance(
+        error, CancelledError
+    ):  # in a thread; the SDK would say the same, without details
+        said = "Worker is shutting down and this activity did not complete in time"
+        return _in_place_of(error, ApplicationError(said, detail, type="WorkerShutdown"))
     # The SDK ends the worker for a broken executor; a failure of another kind has no details.
     if isinstance(error, (FailureError, BrokenExecutor)):
-        return error
-    if isinstance(error, asyncio.CancelledError) and not _is_shutdown():
         return error
     # As the SDK's failure converter does it, also with the cancel of a worker that stops.
     return _in_place_of(error, ApplicationError(str(error), detail, type=type(error).__name__))

@@ -12,7 +12,6 @@ from temporalio.common import RawValue
 from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
-    CancelledError,
     FailureError,
     TimeoutError,
     is_cancelled_exception,
@@ -307,7 +306,7 @@ def _kept(error: FailureError) -> object | None:
             if value is not None:
                 return value if fits(value) else None
         link = link.__cause__
-    return kept(link.details) if isinstance(link, (ApplicationError, CancelledError)) else None
+    return kept(link.details) if isinstance(link, ApplicationError) else None
 
 
 async def _tell(cluster: workflow.ExternalWorkflowHandle[Any], update: HostUpdate) -> None:
