@@ -25,7 +25,7 @@ from temporalio import activity
 from typing_extensions import Self
 
 from ..exceptions import CheckpointMismatch, InvalidRequest
-from ..models._kept import CHECKPOINT
+from ..models._kept import CHECKPOINT, is_checkpoint
 from ..models._wire import from_json, to_json
 
 __all__ = ["Checkpoint", "Interruption", "OnMismatch"]
@@ -334,11 +334,7 @@ class Checkpoint(Generic[T]):
         if not details:
             return self._default, False
         try:
-            if (
-                len(details) != 1
-                or not isinstance(details[0], dict)
-                or list(details[0]) != [CHECKPOINT]
-            ):
+            if not is_checkpoint(details):
                 raise InvalidRequest([f"no details of a Checkpoint (got {list(details)!r})"])
             return from_json(details[0][CHECKPOINT], self._kind), True
         except InvalidRequest as mismatch:

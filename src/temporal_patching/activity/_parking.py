@@ -22,7 +22,7 @@ from temporalio.worker import (
 )
 
 from ..models import HostTask, StepResult
-from ..models._kept import KEPT, KEPT_LIMIT, fits, saved
+from ..models._kept import KEPT, KEPT_LIMIT, fits, is_checkpoint, saved
 from ._checkpoint import resume_from
 
 
@@ -42,9 +42,8 @@ class _Outbound(ActivityOutboundInterceptor):
         self.saved = saved(activity.info().heartbeat_details)
 
     def heartbeat(self, *details: Any) -> None:
-        value = saved(details)
-        if value is not None:
-            self.saved = value
+        if is_checkpoint(details):
+            self.saved = saved(details)
         self.next.heartbeat(*details)
 
 
@@ -117,7 +116,9 @@ def _with_detail(error: BaseException, detail: object) -> BaseException:
     if isinstance(error, (FailureError, BrokenExecutor)):
         return error
     # As the SDK's failure converter does it, also with the cancel of a worker that stops.
-    return _in_place_of(error, ApplicationError(str(error), detail, type=type(error).__name__))
+    told = ApplicationError(str(error), detail, type=type(error).__name__)
+    told.__cause__ = error.__cause__
+    return told.with_traceback(error.__traceback__)
 
 
 def _is_shutdown() -> bool:

@@ -16,14 +16,21 @@ KEPT_LIMIT = 64 * 1024
 """Bytes of a checkpoint that survives parking: it goes through several histories."""
 
 
+def is_checkpoint(details: Sequence[Any]) -> bool:
+    """Whether heartbeat details are those of a ``Checkpoint``."""
+    return len(details) == 1 and _has_only(details[0], CHECKPOINT)
+
+
 def saved(details: Sequence[Any]) -> object | None:
     """The value of a ``Checkpoint`` in heartbeat details; None if there is none."""
-    return _only(details[0], CHECKPOINT) if len(details) == 1 else None
+    return cast("object", details[0][CHECKPOINT]) if is_checkpoint(details) else None
 
 
 def kept(details: Sequence[Any]) -> object | None:
     """The checkpoint that a failure brings along; None if it brings none."""
-    return _only(details[-1], KEPT) if details else None
+    if not details or not _has_only(details[-1], KEPT):
+        return None
+    return cast("object", details[-1][KEPT])
 
 
 def fits(value: object) -> bool:
@@ -34,8 +41,5 @@ def fits(value: object) -> bool:
         return False
 
 
-def _only(detail: Any, name: str) -> object | None:
-    if not isinstance(detail, dict):
-        return None
-    fields = cast("dict[Any, object]", detail)
-    return fields[name] if list(fields) == [name] else None
+def _has_only(detail: Any, name: str) -> bool:
+    return isinstance(detail, dict) and list(cast("dict[str, object]", detail)) == [name]
