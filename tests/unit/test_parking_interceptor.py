@@ -21,12 +21,19 @@ from temporalio.exceptions import (
     ServerError,
 )
 from temporalio.testing import ActivityEnvironment
-from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
+from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ExecuteActivityInput,
+    Interceptor,
+    UnsandboxedWorkflowRunner,
+)
 
+from temporal_patching.activity import PatchActivities
 from temporal_patching.activity._parking import ParkingInterceptor
 from temporal_patching.exceptions import HostUnreachable
-from temporal_patching.models import HostTask, StepResult
+from temporal_patching.models import HostList, HostQuery, HostTask, StepResult
 from temporal_patching.models._kept import CHECKPOINT, KEPT, KEPT_LIMIT, fits, kept, saved
+from temporal_patching.worker import PatchingPlugin
 from tests.strategies import json_values, texts
 
 TASK = HostTask(rollout="r", cluster="c", host="h", parks=True)
@@ -52,6 +59,11 @@ errors = (
     | texts.map(KeyError)
     | texts.map(asyncio.TimeoutError)
 )
+
+
+class Hosts(PatchActivities):
+    def list_hosts(self, query: HostQuery) -> HostList:
+        return HostList(hosts=["web-1"])
 
 
 class Step(ActivityInboundInterceptor):
@@ -226,3 +238,31 @@ def test_what_is_too_large_does_not_fit() -> None:
     for _ in range(100_000):
         deep = [deep]
     assert not fits(deep)
+
+
+class Theirs(Interceptor):
+    """An interceptor of the user's."""
+
+
+def test_it_stands_before_the_interceptors_of_users() -> None:
+    """Once, however often the plugin is given: theirs see each failure as it was raised."""
+    theirs = Theirs()
+
+    class Connected:
+        def config(self, *, active_config: bool = False) -> dict[str, Any]:
+            return {"interceptors": []}
+
+    config: Any = {
+        "client": Connected(),
+        "interceptors": [theirs],
+        "workflow_runner": UnsandboxedWorkflowRunner(),
+    }
+    alone = PatchingPlugin().configure_worker(config.copy())
+    assert [*alone["interceptors"]] == [theirs], "there is nothing to do without activities of ours"
+    plugin = PatchingPlugin(Hosts())
+    for _ in range(2):
+        config = plugin.configure_worker(config)
+        assert isinstance(config["interceptors"][0], ParkingInterceptor)
+        assert config["interceptors"][1] is theirs
+    found = [each for each in config["interceptors"] if isinstance(each, ParkingInterceptor)]
+    assert len(found) == 1
