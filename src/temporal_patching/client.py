@@ -16,6 +16,7 @@ from temporalio.client import (
     RPCError,
     RPCStatusCode,
     RPCTimeoutOrCancelledError,
+    WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
@@ -64,6 +65,7 @@ from .models._plan import for_hosts
 from .models._steering import Order
 from .models._wire import WireType, from_json, to_json
 from .policy import Amount, FailureBudget, PauseAfter
+from .policy._cluster import IN_FLIGHT
 from .policy._verbs import Verb
 from .workflow import SystemPatchWorkflow, gather
 from .workflow._cluster_run import host_workflow_id
@@ -80,11 +82,17 @@ _LOGGER = logging.getLogger(__name__)
 
 _NONDETERMINISM = "TMPRL1100"
 
+_RUNNING = WorkflowExecutionStatus.RUNNING
+
 _LARGEST = 1_500_000
 """Characters of a request: Temporal takes 2 MB."""
 
 _DONE = frozenset("PUBSG")
 """Codes of hosts that a new rollout for the rest leaves alone."""
+
+_FLYING = IN_FLIGHT.decode()
+
+_STILL_ENDS = "still works, though the rollout has ended: what is left undone is not known yet. Ask again later"
 
 _PATIENCE = timedelta(seconds=10)
 """How long an operator waits for a worker to answer."""
@@ -278,6 +286,39 @@ class Rollout(Generic[WorkflowT]):
             page = found.next_page
         return hosts
 
+    async def _hosts_at_rest(self, cluster: str) -> list[tuple[str, str]]:
+        """As ``_hosts_of``, of a cluster of which nothing moves any more."""
+        handle = self.cluster_handle(cluster)
+        try:
+            running = (await _answered(handle.describe(), handle.id)).status is _RUNNING
+        except RolloutNotFound:
+            raise RolloutNotFound(
+                f"cluster {cluster!r} of {self.id!r} is not there any more: its retention is over, which begins "
+                "when the cluster ends; or the rollout ended before it listed hosts"
+            ) from None
+        if running:
+            raise Refused(f"cluster {cluster!r} of {self.id!r} {_STILL_ENDS}")
+        hosts = await self._hosts_of(cluster)
+        # A cluster that was killed leaves hosts behind that still give back what they took.
+        flying = [name for name, code in hosts if code == _FLYING]
+        works = await gather(*[self._works_on(name) for name in flying], limit=20)
+        moving = [name for name, still in zip(flying, works, strict=True) if still]
+        if moving:
+            more = f" and {len(moving) - 5} more" if len(moving) > 5 else ""
+            raise Refused(
+                f"{', '.join(moving[:5])}{more} of cluster {cluster!r} of {self.id!r} {_STILL_ENDS}"
+            )
+        return hosts
+
+    async def _works_on(self, host: str) -> bool:
+        """Whether a host's workflow is this rollout's, and has not ended."""
+        handle = self.host_handle(host)
+        try:
+            described = await _answered(handle.describe(), handle.id)
+        except RolloutNotFound:
+            return False
+        return described.status is _RUNNING and _rollout_of(described) == self.id
+
     @staticmethod
     async def rest_of(client: Client, id: str, *, requester: str | None = None) -> PatchRequest:
         """A request for what a rollout left undone: failed, unreachable, cancelled and never started hosts.
@@ -287,8 +328,8 @@ class Rollout(Generic[WorkflowT]):
         themselves, one letter a host, so no host is missing because a report was bounded.
 
         The new request has the old one's policy, steps' arguments and gates, for the clusters, rings and
-        gates that are left, and names the hosts in ``planned_hosts``. Change what failed before you
-        start it.
+        gates that are left, and names the hosts in ``planned_hosts``. Rings are counted anew: the gate of a
+        ring that has become the first one is ``"ring-1"``. Change what failed before you start it.
 
         Args:
             client: A connected client.
@@ -296,16 +337,16 @@ class Rollout(Generic[WorkflowT]):
             requester: Who asks now. Default: who asked then.
 
         Raises:
-            Refused: It has not ended.
+            Refused: It has not ended, or it was terminated and its clusters or hosts still end.
             InvalidRequest: Nothing is left, or a cluster was never listed.
             NotAnswered: No worker answered within 10 seconds: its class must still be there.
-            RolloutNotFound: There is no such rollout, or its retention is over.
+            RolloutNotFound: There is no such rollout, or its retention or that of a cluster is over.
         """
         rollout = Rollout.get(client, id)
         if not await rollout._has_ended():
             raise Refused(f"{id!r} has not ended: what it leaves undone is not known yet")
         old = (await _query(rollout.handle, "plan", RolloutPlan)).request
-        lists = await gather(*[rollout._hosts_of(name) for name in old.clusters], limit=5)
+        lists = await gather(*[rollout._hosts_at_rest(name) for name in old.clusters], limit=5)
         rest = {
             cluster: [name for name, code in found if code not in _DONE]
             for cluster, found in zip(old.clusters, lists, strict=True)
@@ -545,15 +586,14 @@ class Rollout(Generic[WorkflowT]):
         """The host's workflow if it is this rollout's, and what the server knows of its steps' attempts."""
         handle = self.host_handle(host)
         try:
-            described = (await _answered(handle.describe(), handle.id)).raw_description
+            description = await _answered(handle.describe(), handle.id)
         except RolloutNotFound:
             raise RolloutNotFound(
                 f"host {host!r} has not started, or its retention is over"
             ) from None
+        described = description.raw_description
         info = described.workflow_execution_info
-        # Its parent is a cluster, whose id begins with its rollout's. The server is asked, and not the
-        # workflow: a former rollout's may have no worker any more.
-        rollout = info.parent_execution.workflow_id.rpartition("/")[0]
+        rollout = _rollout_of(description)
         if rollout != self.id:
             raise RolloutNotFound(
                 f"host {host!r} has not started: the last that worked on it was "
@@ -634,7 +674,7 @@ class Rollout(Generic[WorkflowT]):
 
     async def _has_ended(self) -> bool:
         description = await _answered(self.handle.describe(), self.id)
-        return description.status is not WorkflowExecutionStatus.RUNNING
+        return description.status is not _RUNNING
 
     async def result(self) -> RolloutReport:
         """Waits for the end.
@@ -721,6 +761,13 @@ async def _allowed(asking: Awaitable[AnswerT], id: str) -> AnswerT:
         cause = error.cause
         said = cause.message if isinstance(cause, ApplicationError) else str(cause)
         raise Refused(said) from None
+
+
+def _rollout_of(host: WorkflowExecutionDescription) -> str:
+    """Whose host it is. The server is asked, and not the workflow: it may have no worker any more."""
+    info = host.raw_description.workflow_execution_info
+    # Its parent is a cluster, whose id begins with its rollout's.
+    return info.parent_execution.workflow_id.rpartition("/")[0]
 
 
 def _operation() -> str:

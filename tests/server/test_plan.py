@@ -10,6 +10,8 @@ from typing import Any
 import attrs
 import pytest
 from temporalio import workflow
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import Client
 
 from temporal_patching.client import Rollout
@@ -32,7 +34,18 @@ from temporal_patching.workflow import (
     SystemPatchWorkflow,
     _cluster_run,
 )
-from tests.rollouts import ALICE, ALL_AT_ONCE, BOB, Site, ask, ending, eventually, reported, site
+from tests.rollouts import (
+    ALICE,
+    ALL_AT_ONCE,
+    BOB,
+    Site,
+    ask,
+    ending,
+    eventually,
+    reported,
+    site,
+    status,
+)
 from tests.workflows import QuickFleet
 
 START = ApprovalPolicy(approvers=[ALICE, BOB], timeout=timedelta(hours=4))
@@ -279,6 +292,31 @@ async def test_the_rest_of_a_rollout(client: Client, eu: str, us: str) -> None:
     )
 
 
+async def test_the_rest_begins_with_the_gate_of_its_first_ring(
+    client: Client, eu: str, us: str
+) -> None:
+    """The first ring is done: who guarded the second one is asked before the rest begins, after "start"."""
+    fleet = SimulatedFleet({eu: 1, us: 1}, faults={f"{us}-1": FailAt("perform_update")})
+    policy = attrs.evolve(ALL_AT_ONCE, rings=[[eu], [us]])
+    gates = {"start": START, "ring-2": attrs.evolve(START, approvers=[BOB])}
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, us, policy=policy, approvals=gates))
+        await rollout.approve(by=ALICE)
+        await rollout.approve(by=BOB, gate="ring-2")
+        await ending(rollout)
+        request = await Rollout.rest_of(client, rollout.id)
+    assert request.policy.rings == ((us,),)
+    assert request.approvals == {"start": START, "ring-1": gates["ring-2"]}
+    mended = SimulatedFleet({eu: 1, us: 1})
+    async with site(client, mended) as here:
+        rollout = await here.start(request)
+        await rollout.approve(by=ALICE)
+        await eventually(lambda: waits_at(rollout, "ring-1"))
+        assert mended.started == ()
+        await rollout.approve(by=BOB, gate="ring-1")
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+
+
 async def waits_at(rollout: Rollout[Any], gate: str) -> bool:
     """Whether that gate is open."""
     gates = (await rollout.progress()).gates
@@ -297,6 +335,49 @@ async def test_the_rest_of_a_killed_cluster(client: Client, eu: str) -> None:
         assert (await ending(rollout)).outcome is Outcome.STOPPED
         request = await Rollout.rest_of(client, rollout.id)
     assert request.planned_hosts == {eu: (f"{eu}-2", f"{eu}-3")}
+
+
+async def test_the_rest_of_a_rollout_that_still_ends(client: Client, eu: str) -> None:
+    """Terminated, its cluster and its hosts go on for a while: what they leave is not known before they end."""
+    fleet = SimulatedFleet({eu: 3})
+    fleet.hold("perform_update", f"{eu}-1")
+    async with site(client, fleet, replays=False) as here:
+        rollout = await here.start(ask(eu, policy=RolloutPolicy(pilot_hosts=0)))
+        await fleet.reached("perform_update", f"{eu}-1")
+        await rollout.handle.terminate("by mistake")
+        with pytest.raises(Refused, match=f"cluster '{eu}' of .* still works"):
+            await Rollout.rest_of(client, rollout.id)
+        cluster = rollout.cluster_handle(eu)
+        await cluster.terminate("by mistake, too")
+        with pytest.raises(Refused, match=f"{eu}-1 of cluster '{eu}' of .* still works"):
+            await Rollout.rest_of(client, rollout.id)
+        fleet.release("perform_update", f"{eu}-1")
+        await rollout.host_handle(f"{eu}-1").result()
+        request = await Rollout.rest_of(client, rollout.id)
+    assert request.planned_hosts == {eu: (f"{eu}-1", f"{eu}-2", f"{eu}-3")}
+
+
+async def test_the_rest_after_retention(client: Client, eu: str) -> None:
+    """A cluster that the server has forgotten is named; no host is taken for done or for left."""
+    async with site(client, SimulatedFleet({eu: 1}), replays=False) as here:
+        rollout = await here.start(ask(eu))
+        await ending(rollout)
+        for handle in (rollout.cluster_handle(eu), rollout.handle):
+            await client.workflow_service.delete_workflow_execution(
+                DeleteWorkflowExecutionRequest(
+                    namespace=client.namespace,
+                    workflow_execution=WorkflowExecution(workflow_id=handle.id),
+                )
+            )
+            await eventually(lambda id=handle.id: is_forgotten(client, id))  # type: ignore[misc]
+            with pytest.raises(RolloutNotFound, match="retention is over") as raised:
+                await Rollout.rest_of(client, rollout.id)
+            assert (f"cluster '{eu}'" in str(raised.value)) == (handle.id != rollout.id)
+
+
+async def is_forgotten(client: Client, id: str) -> bool:
+    """Whether the server knows no such workflow any more."""
+    return await status(client, id) == ""
 
 
 async def test_the_rest_of_nothing(client: Client, eu: str) -> None:

@@ -347,7 +347,7 @@ def some_gates(rng: random.Random, clusters: tuple[str, ...], rings: int) -> tup
     """Gates, by chance: of waves, for all and for one, and of rings."""
     waves = ("promote", "wave-2", "wave-3")
     every = [*waves, *(f"{wave}/{rng.choice(clusters)}" for wave in waves)]
-    every += [f"ring-{number}" for number in range(2, rings + 1)]
+    every += [f"ring-{number}" for number in range(1, rings + 1)]
     share = rng.choice([0.0, 0.3, 0.8])
     return tuple(gate for gate in every if rng.random() < share)
 

@@ -189,8 +189,8 @@ def for_hosts(
             continue
         if name.startswith("ring-"):
             ring = int(name.removeprefix("ring-"))
-            if ring not in numbers[1:]:  # what is the first ring now begins with the rollout
-                continue
+            if ring not in numbers:
+                continue  # nothing is left behind it
             gate = f"ring-{numbers.index(ring) + 1}"
         approvals[gate] = policy
     return attrs.evolve(
