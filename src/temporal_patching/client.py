@@ -259,10 +259,13 @@ class Rollout(Generic[WorkflowT]):
         """What this rollout does, with the hosts of each cluster in their order; also after its end.
 
         Raises:
-            NotAnswered: No worker answered within 10 seconds, or it has not begun yet.
+            NotAnswered: No worker answered within 10 seconds, or its hosts are not all listed yet.
+            InvalidRequest: It has ended, and a cluster was never listed.
             RolloutNotFound: There is no such rollout, or its retention is over.
         """
         plan = await _query(self.handle, "plan", RolloutPlan)
+        if not plan.digest and not await self._has_ended():
+            raise NotAnswered(f"{self.id!r} has not listed all of its hosts yet")
         lists = await gather(*[self._hosts_of(each.cluster) for each in plan.clusters], limit=5)
         hosts = {
             each.cluster: [name for name, _ in found]

@@ -98,13 +98,14 @@ async def test_a_plan_says_what_would_be_done(client: Client, eu: str, us: str) 
         eu: tuple(f"{eu}-{n}" for n in range(1, 13)),
         us: tuple(f"{us}-{n}" for n in range(1, 4)),
     }
-    assert plan.gates == ("start", "ring-2", f"promote/{eu}", "wave-2")
+    assert plan.gates == ("start", f"promote/{eu}", "wave-2", "ring-2")
     assert plan.steps[:2] == ("check_preconditions", "run_pre_downtime_scripts")
     assert plan.windows == "open: it does not close in the next 400 days"
     # eu: 1 + 1 + 5 rounds and two soaks; us: 1 + 1 rounds and one soak.
     assert plan.least_duration == timedelta(minutes=7 * 5 + 20 + 2 * 5 + 10)
     assert plan.health == "checked"
-    assert len(plan.digest) == 64
+    assert len(plan.digest) == 32
+    assert [len(each.digest) for each in plan.clusters] == [16, 16]
     assert again.digest == plan.digest
     assert f"{eu} (ring 1): 12 hosts, 1 pilots, waves of 2, 9; 2 at once" in plan.summary
     assert fleet.started == ()
@@ -150,7 +151,10 @@ async def test_only_the_hosts_of_the_plan(client: Client, eu: str) -> None:
     assert report.counts[HostState.GONE] == 1
     assert reported(report, f"{eu}-1").state is HostState.GONE
     assert report.clusters[0].came_later == 2
+    assert (report.came_later, report.came_later_omitted) == ((f"{eu}-4", f"{eu}-5"), 0)
+    assert report.summary.endswith("; 2 came later and were left out")
     assert report.digest == plan.digest
+    assert report.clusters[0].digest == plan.clusters[0].digest
     (outline,) = shown.clusters
     assert (outline.gone, outline.came_later) == (1, (f"{eu}-4", f"{eu}-5"))
     assert "2 came later and are left out" in shown.summary
@@ -221,7 +225,7 @@ async def test_a_dry_run_calls_no_hook_but_the_order(client: Client, eu: str) ->
 async def test_votes_are_bound_to_the_plan(client: Client, eu: str) -> None:
     """One for another plan is refused, early or not; where the policy says so, each must name it."""
     bound = attrs.evolve(START, bound_to_plan=True, quorum=2)
-    other = "f" * 64
+    other = "f" * 32
     async with site(client, SimulatedFleet({eu: 1})) as here:
         plan = await plan_of(here, ask(eu))
         rollout = await here.start(attrs.evolve(plan.planned, approvals={"start": bound}))

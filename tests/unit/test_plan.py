@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from temporal_patching.exceptions import InvalidRequest
-from temporal_patching.models import PatchRequest
+from temporal_patching.models import ClusterOutline, PatchRequest, RolloutPlan
 from temporal_patching.models._plan import for_hosts
 from temporal_patching.policy import ApprovalPolicy, RolloutPolicy
+from temporal_patching.policy._plan import gates_in_order
 
 ALICE, CAROL = "alice@example.com", "carol@example.com"
 
@@ -19,6 +21,64 @@ ALICE, CAROL = "alice@example.com", "carol@example.com"
 def asks(hours: int = 4) -> ApprovalPolicy:
     """A gate of Alice's; its timeout tells it from the others."""
     return ApprovalPolicy(approvers=[ALICE], timeout=timedelta(hours=hours))
+
+
+def a_plan(hosts: int = 2) -> RolloutPlan:
+    """What the ``plan`` query answers: no host is named."""
+    request = PatchRequest(clusters=["a"], requester=CAROL, allow_empty=True)
+    outline = ClusterOutline(cluster="a", hosts=hosts)
+    return RolloutPlan(rollout="plan-1", request=request, digest="d", clusters=[outline])
+
+
+# The request that carries a plan out
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        (a_plan(), "does not name its hosts"),
+        (attrs.evolve(a_plan(), hosts={"a": ["a-1"]}), "does not name its hosts"),
+        (attrs.evolve(a_plan(), hosts={"b": ["a-1", "a-2"]}), "does not name its hosts"),
+        (attrs.evolve(a_plan(), clusters=(), hosts={}), "does not name its hosts"),
+        (attrs.evolve(a_plan(), digest="", hosts={"a": ["a-1", "a-2"]}), "is not complete"),
+    ],
+)
+def test_a_plan_without_names_is_not_all_hosts(plan: RolloutPlan, said: str) -> None:
+    """What names nothing never means everything."""
+    with pytest.raises(InvalidRequest, match=f"'plan-1' {said}: read it by"):
+        assert plan.planned
+
+
+def test_a_plan_with_names_is_carried_out() -> None:
+    """Its hosts and nothing else; a cluster without any stays without any."""
+    named = attrs.evolve(a_plan(), hosts={"a": ["a-1", "a-2"]}).planned
+    assert (named.planned_hosts, named.plan_digest) == ({"a": ("a-1", "a-2")}, "d")
+    assert attrs.evolve(a_plan(0), hosts={"a": []}).planned.planned_hosts == {"a": ()}
+
+
+def test_many_waves_are_not_all_printed() -> None:
+    """A plan in lines stays one that people read."""
+    outline = ClusterOutline(cluster="a", hosts=4_001, pilots=1, waves=[2] * 2_000)
+    lines = attrs.evolve(a_plan(), clusters=[outline]).summary.splitlines()
+    assert lines[1].endswith("waves of 2, 2, 2, 2, 2, 2, 2, 2, … (2000 in all); 1 at once")
+
+
+@pytest.mark.parametrize(
+    ("gates", "order"),
+    [
+        (["wave-2", "start", "promote"], ["start", "promote", "wave-2"]),
+        # c has a gate of its own, so that of all asks in the second ring.
+        (["promote", "ring-2", "promote/c"], ["promote/c", "ring-2", "promote"]),
+        (["wave-2/a", "ring-1", "ring-2", "promote"], ["ring-1", "promote", "ring-2", "wave-2/a"]),
+        # c, in the first ring, has one wave only; nobody has nine.
+        (["wave-9", "wave-2", "ring-2"], ["ring-2", "wave-2", "wave-9"]),
+        (["wave-2/b", "wave-2/a", "wave-2"], ["wave-2/a", "wave-2/b", "wave-2"]),
+    ],
+)
+def test_gates_in_the_order_in_which_they_ask(gates: list[str], order: list[str]) -> None:
+    """Ring by ring, wave by wave; the gates that nobody comes to are last."""
+    waves = {"a": 2, "b": 3, "c": 1}
+    assert gates_in_order(gates, [["c"], ["a", "b"]], waves) == tuple(order)
 
 
 # The request for a rest
