@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import attrs
@@ -132,6 +132,44 @@ async def test_a_refused_plan_says_why(client: Client, eu: str) -> None:
             await plan_of(here, ask(eu, max_hosts=2, expect_hosts=9))
     assert "'expect_hosts' is 9" in failed.value.report.reason
     assert failed.value.report.outcome is Outcome.STOPPED
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_windows_that_never_open(client: Client, eu: str, dry_run: bool) -> None:
+    """A plan that can never start is refused, for this reason, and nobody is asked to approve it."""
+    over = DatedPeriod(start="2020-01-01T00:00", duration=timedelta(days=1))
+    windows = MaintenanceWindows(calendars=[Calendar(time_zone="UTC", dated=[over])])
+    request = ask(eu, policy=attrs.evolve(ALL_AT_ONCE, windows=windows), approvals={"start": START})
+    fleet = SimulatedFleet({eu: 1})
+    async with site(client, fleet) as here:
+        asking = plan_of(here, request) if dry_run else result_of(here, request)
+        with pytest.raises(RolloutFailed) as failed:
+            await asking
+    report = failed.value.report
+    assert report.outcome is Outcome.STOPPED
+    assert report.reason.startswith(
+        "the plan is refused: closed, and no opening in the next 400 days"
+    )
+    assert report.gates == ()
+    assert not any(notice.kind == "approval_requested" for notice in fleet.notices)
+
+
+async def result_of(here: Site, request: PatchRequest) -> Any:
+    """How a rollout ends."""
+    return await (await here.start(request)).result()
+
+
+async def test_windows_that_open_later(client: Client, eu: str) -> None:
+    """The plan shows until when they are closed; a dry run does not wait for them."""
+    start = datetime.now(timezone.utc) + timedelta(days=2)
+    later = DatedPeriod(start=f"{start:%Y-%m-%dT%H:%M}", duration=timedelta(days=1))
+    windows = MaintenanceWindows(
+        calendars=[Calendar(time_zone="UTC", dated=[later], name="nights")]
+    )
+    async with site(client, SimulatedFleet({eu: 1})) as here:
+        plan = await plan_of(here, ask(eu, policy=attrs.evolve(ALL_AT_ONCE, windows=windows)))
+    assert plan.windows.startswith("closed until ")
+    assert "nights" in plan.windows
 
 
 async def test_only_the_hosts_of_the_plan(client: Client, eu: str) -> None:

@@ -654,6 +654,20 @@ def test_all_problems_of_a_plan_at_once() -> None:
     assert refused(flood).endswith("; and 80 more")
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_plan_that_can_never_start_is_refused(dry_run: bool, before: int) -> None:
+    """Windows that never open are a problem like the others, a dry run or not, whenever it is known."""
+    run = new({"a": 1, "b": 9}, gate=True, dry_run=dry_run, max_hosts=5)
+    never = WindowsClosed("closed for good", for_good=True)
+    for cluster in ("a", "b")[:before]:
+        planned(run, cluster)
+    run.tell(never)
+    for cluster in ("a", "b")[before:]:
+        planned(run, cluster)
+    assert refused(run) == "closed for good; 'max_hosts' is 5, but the clusters have 10 hosts"
+
+
 @pytest.mark.parametrize("first", ["planned", "listing"])
 def test_a_cluster_that_ends_while_others_list_spoils_the_plan(first: str) -> None:
     """Its hosts are not there: a gate would ask for the approval of another plan."""

@@ -658,7 +658,10 @@ def hosts_may_start(state: RolloutState) -> bool:
 
 
 def _windows_closed(state: RolloutState, event: WindowsClosed) -> Decision:
-    if state.phase in ("listing", "gate") and event.for_good:
+    if state.phase == "listing" and event.for_good:  # refused with all its problems, dry run or not
+        news = () if event.reason in state.problems else (event.reason,)
+        return attrs.evolve(state, problems=(*state.problems, *news)), ()
+    if state.phase == "gate" and event.for_good:
         return _shut(state, Outcome.STOPPED, event.reason)
     if state.phase != "running":
         return state, ()  # nothing has begun: it waits for the next ones

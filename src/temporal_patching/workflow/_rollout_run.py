@@ -109,6 +109,10 @@ _BECAME: Mapping[machine.RolloutPhase, str] = {
 """What the audit says of a phase that begins."""
 
 
+def _stays_closed(opening: WindowAnswer) -> bool:
+    return not opening.open and opening.until is None
+
+
 def cluster_workflow_id(rollout: str, cluster: str) -> str:
     """The id of a cluster's workflow: ``patch-2026-11/eu-1``."""
     return f"{rollout}/{cluster}"
@@ -195,10 +199,12 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self.completed.append("procedure resolved")
 
     async def look(self) -> None:
-        """Looks at the windows, for a plan that nothing follows."""
+        """Looks at the windows before hosts are listed: a plan that can never start is refused as a plan."""
         windows = self._request.policy.windows
         if windows is not None:
-            self._window = await self._look_at(windows)
+            opening = self._window = await self._look_at(windows)
+            if _stays_closed(opening):
+                self._events.append(machine.WindowsClosed(opening.reason, for_good=True))
 
     # The loop
 
@@ -213,7 +219,10 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 self._children[cluster] = None
                 self._start(self._patch(cluster))
         windows = self._request.policy.windows
-        watching = None if windows is None else self._start(self._watch(windows))
+        # Nothing follows a plan that is only shown: what holds now was looked at.
+        watching = None
+        if windows is not None and not self._request.dry_run:
+            watching = self._start(self._watch(windows))
         await self._run()
         for waiting in (*self._gates_open.values(), watching):
             if waiting is not None:
@@ -224,21 +233,24 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
 
     async def _watch(self, windows: MaintenanceWindows) -> None:
         """Opens and closes with the calendars. Recorded: time zone rules differ between workers."""
-        was_open = False
+        was_open, opening = False, self._window
+        if opening is None or (opening.until is not None and opening.until <= workflow.now()):
+            opening = await self._look_at(windows)
         while True:
-            opening = self._window = await self._look_at(windows)
+            self._window = opening
             self._events.append(
                 machine.WindowChanged(
                     opening.open, stale=self._is_stale(windows.approval_valid_for)
                 )
             )
-            for_good = not opening.open and opening.until is None
+            for_good = _stays_closed(opening)
             stops = was_open and not opening.open and windows.on_window_close == "stop"
             if for_good or stops:
                 self._events.append(machine.WindowsClosed(opening.reason, for_good))
             was_open = was_open or opening.open
             until = opening.until or workflow.now() + RARELY
             await workflow.sleep(until - workflow.now(), summary=opening.reason[:100])
+            opening = await self._look_at(windows)
 
     def _is_stale(self, valid_for: timedelta | None) -> bool:
         approved = self._approved_at
