@@ -8,7 +8,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
-from typing import Any, Generic, TypeVar, cast, final, overload
+from typing import Any, Generic, NoReturn, TypeVar, cast, final, overload
 
 import attrs
 from temporalio.client import (
@@ -93,6 +93,9 @@ _DONE = frozenset("PUBSG")
 _FLYING = IN_FLIGHT.decode()
 
 _STILL_ENDS = "still works, though the rollout has ended: what is left undone is not known yet. Ask again later"
+
+_ASKED_EVERY = 1.0
+"""Seconds between two questions whether a worker is there."""
 
 _PATIENCE = timedelta(seconds=10)
 """How long an operator waits for a worker to answer."""
@@ -248,12 +251,56 @@ class Rollout(Generic[WorkflowT]):
         Raises:
             RolloutFailed: The plan is refused; the report's reason says why.
             RolloutExists, InvalidRequest: As ``start`` and ``result``.
-            NotAnswered: No worker answered within 10 seconds after the dry run.
+            NotAnswered: No worker answered for 10 seconds. A ``list_hosts`` that takes long on a worker that
+                answers is waited for. The dry run is ended then, as it is if you cancel this call.
         """
         dry = attrs.evolve(request, dry_run=True)
         rollout = await cls.start(client, workflow, dry, id=id, task_queue=task_queue)
-        await rollout.result()
+        try:
+            await rollout._result_while_answered()
+        except NotAnswered as error:
+            await rollout._end_unwanted()
+            raise NotAnswered(
+                f"{error} The dry run {id!r} was ended: plan again by another id."
+            ) from None
+        except asyncio.CancelledError:
+            await rollout._end_unwanted()
+            raise
         return await rollout.planned()
+
+    async def _result_while_answered(self) -> RolloutReport:
+        """As ``result``, for as long as a worker answers: one that lists many hosts does."""
+        result = asyncio.ensure_future(self.result())
+        silence = asyncio.ensure_future(self._silence())
+        try:
+            await asyncio.wait([result, silence], return_when=asyncio.FIRST_COMPLETED)
+            return result.result() if result.done() else silence.result()
+        finally:
+            result.cancel()
+            silence.cancel()
+            await asyncio.gather(result, silence, return_exceptions=True)
+
+    async def _silence(self) -> NoReturn:
+        """Asks again and again whether a worker is there, until none has answered for too long."""
+        loop = asyncio.get_running_loop()
+        heard_at = loop.time()
+        while True:
+            try:
+                await _query(self.handle, "progress", RolloutProgress)
+                heard_at = loop.time()
+            except NotAnswered:
+                # At once where its workflow task has failed: the next attempt of it may go well.
+                if loop.time() - heard_at > 0.9 * _PATIENCE.total_seconds():
+                    raise
+            await asyncio.sleep(_ASKED_EVERY)
+
+    async def _end_unwanted(self) -> None:
+        """Ends a dry run that nobody waits for. It has touched nothing, and a cancel would need a worker."""
+        ending = self.handle.terminate(reason="nobody waits for this plan any more")
+        try:
+            await _answered(ending, self.id)
+        except (NotAnswered, RolloutNotFound, RPCError) as error:
+            _LOGGER.info("The dry run %s was not ended: %s", self.id, error)
 
     async def planned(self) -> RolloutPlan:
         """What this rollout does, with the hosts of each cluster in their order; also after its end.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
@@ -11,11 +12,26 @@ import attrs
 import pytest
 from temporalio import workflow
 from temporalio.client import Client
+from temporalio.worker import Worker
 
 from temporal_patching import client as operator
 from temporal_patching.client import Rollout
-from temporal_patching.exceptions import InvalidRequest, Refused, RolloutFailed, RolloutNotFound
-from temporal_patching.models import Host, HostState, Outcome, PatchRequest, RolloutPlan
+from temporal_patching.exceptions import (
+    InvalidRequest,
+    NotAnswered,
+    Refused,
+    RolloutFailed,
+    RolloutNotFound,
+)
+from temporal_patching.models import (
+    Host,
+    HostList,
+    HostQuery,
+    HostState,
+    Outcome,
+    PatchRequest,
+    RolloutPlan,
+)
 from temporal_patching.policy import (
     ApprovalPolicy,
     Calendar,
@@ -27,6 +43,7 @@ from temporal_patching.policy import (
     Step,
 )
 from temporal_patching.testing import FailAt, SimulatedFleet, Unreachable
+from temporal_patching.worker import PatchingPlugin
 from temporal_patching.workflow import (
     ClusterPatchWorkflow,
     HostPatchWorkflow,
@@ -43,6 +60,7 @@ from tests.rollouts import (
     eventually,
     reported,
     site,
+    status,
 )
 from tests.workflows import QuickFleet
 
@@ -170,6 +188,76 @@ async def test_windows_that_open_later(client: Client, eu: str) -> None:
         plan = await plan_of(here, ask(eu, policy=attrs.evolve(ALL_AT_ONCE, windows=windows)))
     assert plan.windows.startswith("closed until ")
     assert "nights" in plan.windows
+
+
+# Who waits for a plan
+
+
+async def test_a_plan_without_a_worker(
+    client: Client, task_queue: str, workflow_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so within a bounded time, and the dry run that nobody wants any more is ended."""
+    monkeypatch.setattr(operator, "_PATIENCE", timedelta(seconds=1))
+    planning = Rollout.plan(client, QuickFleet, ask("eu-1"), id=workflow_id, task_queue=task_queue)
+    with pytest.raises(NotAnswered, match=r"no worker answered .* was ended: plan again"):
+        await asyncio.wait_for(planning, timeout=20)
+    assert await status(client, workflow_id) == "TERMINATED"
+
+
+@pytest.mark.provokes_task_failure("the class is not registered")
+async def test_a_plan_of_which_nobody_knows_the_class(
+    client: Client, task_queue: str, workflow_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that does not know the class can never answer: what is missing is said."""
+    monkeypatch.setattr(operator, "_PATIENCE", timedelta(seconds=3))
+    async with Worker(
+        client, task_queue=task_queue, plugins=[PatchingPlugin(SimulatedFleet({"eu-1": 1}))]
+    ):
+        planning = Rollout.plan(
+            client, QuickFleet, ask("eu-1"), id=workflow_id, task_queue=task_queue
+        )
+        with pytest.raises(NotAnswered, match="its class among the workflows"):
+            await asyncio.wait_for(planning, timeout=30)
+    assert await status(client, workflow_id) == "TERMINATED"
+
+
+class SlowInventory(SimulatedFleet):
+    """Lists its hosts when it is told to."""
+
+    asked: asyncio.Event
+    go: asyncio.Event
+
+    async def list_hosts(self, query: HostQuery) -> HostList:
+        """Waits."""
+        self.asked.set()
+        await self.go.wait()
+        return await super().list_hosts(query)
+
+
+async def test_a_long_list_is_waited_for(
+    client: Client, eu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that lists for long answers all the time; who cancels the plan ends the dry run."""
+    monkeypatch.setattr(operator, "_PATIENCE", timedelta(seconds=2))
+    fleet = SlowInventory({eu: 2})
+    fleet.asked, fleet.go = asyncio.Event(), asyncio.Event()
+    async with site(client, fleet, replays=False) as here:
+        planning = asyncio.ensure_future(plan_of(here, ask(eu)))
+        await fleet.asked.wait()
+        done, _ = await asyncio.wait([planning], timeout=5)
+        assert not done
+        fleet.go.set()
+        assert len((await planning).hosts[eu]) == 2
+
+        fleet.asked.clear()
+        fleet.go.clear()
+        planning = asyncio.ensure_future(plan_of(here, ask(eu)))
+        await fleet.asked.wait()
+        planning.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await planning
+        assert await status(client, here.ids[-1]) == "TERMINATED"
+        fleet.go.set()
 
 
 async def test_only_the_hosts_of_the_plan(client: Client, eu: str) -> None:
