@@ -117,6 +117,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._completed_count = 0
         self._sequence = 0
         self._untold = False
+        self._told_needs: int | None = None
+        """What it has told the rollout last that it needs."""
         self._notices = Notices(
             notifies=request.procedure.notifies and not request.request.dry_run,
             kinds=self._policy.notices,
@@ -580,6 +582,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             now.group.wave != before.group.wave
             or machine.quiet(now) != machine.quiet(before)
             or any(getattr(now, name) != getattr(before, name) for name in told)
+            or machine.gives_back(now, self._told_needs)
         ):
             self._untold = True
 
@@ -604,6 +607,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         first = self._sequence == 1
         progress = self.progress()
         state = self._state
+        self._told_needs = machine.needs(state)
         return ClusterUpdate(
             sequence=self._sequence,
             # A signal for each failure with all the failures before it would fill both histories.
@@ -622,6 +626,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             at_gate=state.group.wave + 1 if state.at_barrier == "gate" else None,
             too_late=tuple(self._too_late),
             asks_pause=self._asks_pause,
+            needs=machine.needs(state),
             came_later=self._came_later[:MAX_LISTED] if first else (),
             came_later_omitted=max(len(self._came_later) - MAX_LISTED, 0) if first else 0,
             gone=machine.counts(state).get(HostState.GONE, 0) if first else 0,

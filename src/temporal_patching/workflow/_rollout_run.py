@@ -646,6 +646,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 stopped=update.progress.stopped,
                 quiet=update.quiet and update.obeyed >= self._wanted(cluster),
                 at_gate=update.at_gate,
+                needs=update.needs if update.planned else None,
             )
         )
         if update.asks_pause is None:
