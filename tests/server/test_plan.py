@@ -25,8 +25,6 @@ from temporal_patching.exceptions import (
 )
 from temporal_patching.models import (
     Host,
-    HostList,
-    HostQuery,
     HostState,
     Outcome,
     PatchRequest,
@@ -221,43 +219,27 @@ async def test_a_plan_of_which_nobody_knows_the_class(
     assert await status(client, workflow_id) == "TERMINATED"
 
 
-class SlowInventory(SimulatedFleet):
-    """Lists its hosts when it is told to."""
-
-    asked: asyncio.Event
-    go: asyncio.Event
-
-    async def list_hosts(self, query: HostQuery) -> HostList:
-        """Waits."""
-        self.asked.set()
-        await self.go.wait()
-        return await super().list_hosts(query)
-
-
 async def test_a_long_list_is_waited_for(
     client: Client, eu: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that lists for long answers all the time; who cancels the plan ends the dry run."""
     monkeypatch.setattr(operator, "_PATIENCE", timedelta(seconds=2))
-    fleet = SlowInventory({eu: 2})
-    fleet.asked, fleet.go = asyncio.Event(), asyncio.Event()
+    fleet = SimulatedFleet({eu: 2})
     async with site(client, fleet, replays=False) as here:
-        planning = asyncio.ensure_future(plan_of(here, ask(eu)))
-        await fleet.asked.wait()
-        done, _ = await asyncio.wait([planning], timeout=5)
-        assert not done
-        fleet.go.set()
-        assert len((await planning).hosts[eu]) == 2
-
-        fleet.asked.clear()
-        fleet.go.clear()
-        planning = asyncio.ensure_future(plan_of(here, ask(eu)))
-        await fleet.asked.wait()
+        for times in (1, 2):
+            fleet.hold("list_hosts")
+            planning = asyncio.ensure_future(plan_of(here, ask(eu)))
+            await fleet.reached("list_hosts", times=times)
+            done, _ = await asyncio.wait([planning], timeout=5)
+            assert not done
+            if times == 1:
+                fleet.release("list_hosts")
+                assert len((await planning).hosts[eu]) == 2
         planning.cancel()
         with pytest.raises(asyncio.CancelledError):
             await planning
+        fleet.release("list_hosts")
         assert await status(client, here.ids[-1]) == "TERMINATED"
-        fleet.go.set()
 
 
 async def test_only_the_hosts_of_the_plan(client: Client, eu: str) -> None:
