@@ -495,6 +495,11 @@ async def test_a_large_cluster_is_read_in_pages(
     async with site(client, fleet) as here:
         plan = await plan_of(here, ask(eu, policy=ALL_AT_ONCE))
         assert list(plan.hosts[eu]) == names
+        rollout = await here.start(attrs.evolve(plan.planned, approvals={"start": START}))
+        await rollout.reject(by=ALICE)
+        assert (await ending(rollout)).outcome is Outcome.REJECTED
+        rest = await Rollout.rest_of(client, rollout.id)
+        assert list(rest.planned_hosts[eu]) == names
         too_many = {f"c{n}": [f"{n}-{'x' * 200}-{m}" for m in range(800)] for n in range(10)}
         large = ask(*too_many, planned_hosts=too_many)
         with pytest.raises(InvalidRequest, match="split it by cluster"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import attrs
@@ -9,11 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from temporal_patching.client import _LARGEST as LARGEST
 from temporal_patching.exceptions import InvalidRequest
-from temporal_patching.models import ClusterOutline, PatchRequest, RolloutPlan
-from temporal_patching.models._plan import for_hosts
-from temporal_patching.policy import ApprovalPolicy, RolloutPolicy
+from temporal_patching.models import ClusterOutline, HostsPage, PatchRequest, RolloutPlan
+from temporal_patching.models._orders import ClusterRequest, ResolvedProcedure
+from temporal_patching.models._plan import PAGE, for_hosts
+from temporal_patching.models._wire import from_json, to_json
+from temporal_patching.policy import DEFAULT_STEPS, ApprovalPolicy, RolloutPolicy
 from temporal_patching.policy._plan import gates_in_order
+from temporal_patching.policy._rollout import MAX_NAMES
 
 ALICE, CAROL = "alice@example.com", "carol@example.com"
 
@@ -122,3 +127,48 @@ def test_a_rest_of_nothing_is_refused() -> None:
     request = PatchRequest(clusters=["a"], requester=CAROL)
     with pytest.raises(InvalidRequest, match="nothing is left to do"):
         for_hosts(request, {"a": []}, requester=CAROL)
+
+
+def test_a_rest_of_fifteen_thousand_hosts_can_be_sent() -> None:
+    """Names as long as a rollout may have: the request, each cluster's part and a page fit in their payloads."""
+    all_hosts = {
+        f"cluster-{n}": [f"rack-{n:02}-host-{m:05}.example".ljust(25, "x") for m in range(4_000)]
+        for n in range(5)
+    }
+    request = PatchRequest(
+        clusters=[*all_hosts],
+        requester=CAROL,
+        policy=RolloutPolicy(rings=[[each] for each in all_hosts]),
+    )
+    rest = {
+        name: [host for index, host in enumerate(hosts) if index % 4]
+        for name, hosts in all_hosts.items()
+    }
+    asked = for_hosts(request, rest, requester=CAROL)
+    assert sum(map(len, asked.planned_hosts.values())) == 15_000
+    longest = MAX_NAMES / 20_000
+    assert max(len(host) for hosts in all_hosts.values() for host in hosts) >= longest
+    assert size(asked) < LARGEST / 2
+    assert from_json(json.loads(json.dumps(to_json(asked))), PatchRequest) == asked
+    # What the rollout answers to the "plan" query has the request in it.
+    outlines = [ClusterOutline(cluster=name, hosts=len(hosts)) for name, hosts in rest.items()]
+    plan = RolloutPlan(rollout="rest-1", request=asked, digest="d" * 32, clusters=outlines)
+    assert size(plan) < LARGEST / 2
+    for name in asked.clusters:
+        part = ClusterRequest(
+            rollout="rest-1",
+            cluster=name,
+            request=attrs.evolve(asked, planned_hosts={}),
+            procedure=ResolvedProcedure(
+                steps=DEFAULT_STEPS, host_workflow="h", cluster_workflow="c"
+            ),
+            planned_hosts=asked.planned_hosts[name],
+        )
+        assert size(part) < LARGEST / 4
+    page = HostsPage(hosts=["x" * 253] * PAGE, codes="." * PAGE)
+    assert size(page) < LARGEST
+
+
+def size(value: object) -> int:
+    """Characters of a payload."""
+    return len(json.dumps(to_json(value)))
