@@ -45,7 +45,9 @@ from temporal_patching.policy._cluster import (
     cluster_state,
     counts,
     decide,
+    gives_back,
     host_state,
+    needs,
     outcome,
     quiet,
     wave_begun,
@@ -904,6 +906,41 @@ def test_a_gate_before_a_wave_that_is_skipped_is_not_waited_for() -> None:
     assert commands == (AskGate(1),)
     state, commands = decide(state, Skipped(waves=frozenset({1})))
     assert commands == (StartHost(3),)
+
+
+@given(st.integers(1, 700), st.integers(1, 500), st.integers(0, 3))
+def test_slots_are_given_back_in_few_messages(hosts: int, wide: int, failing: int) -> None:
+    """Few slots idle at a cluster's end (an eighth of what it has, none of eight), told in few messages."""
+    policy = RolloutPolicy(
+        pilot_hosts=0, max_parallel=wide, max_out_of_service=9_999, failure_budget=tolerant()
+    )
+    state, _ = decide(cluster_state(cluster_plan(policy, hosts)), SlotsGranted(wide))
+    told, messages, ended = needs(state), 0, 0
+    assert told == hosts
+    while not state.ended:
+        state, _ = decide(state, HostEnded(host=ended, state=BAD if ended < failing else GOOD))
+        ended += 1
+        assert needs(state) == hosts - ended
+        if gives_back(state, told):
+            told, messages = needs(state), messages + 1
+        counted = min(wide, told)
+        assert counted - needs(state) < max(counted / 8, 1), "too many idle"
+    assert messages <= min(wide, hosts, 48)
+
+
+def test_no_slot_is_given_back_before_the_end() -> None:
+    """While there are more hosts than slots each success frees one for the next host: nothing is told."""
+    policy = RolloutPolicy(pilot_hosts=0, max_parallel=3)
+    run = begin(policy, 9, slots=3)
+    assert not gives_back(run.state, 9)
+    run.tell(HostEnded(host=0, state=GOOD))
+    assert (needs(run.state), gives_back(run.state, 9)) == (8, False)
+    run.tell(StopRequested(reason="enough", cancel=False))
+    assert (needs(run.state), gives_back(run.state, 9)) == (3, False)
+    run.tell(HostEnded(host=1, state=GOOD))
+    assert (needs(run.state), gives_back(run.state, 9)) == (2, True)
+    free = begin(policy, 1)
+    assert not gives_back(free.state, None), "without a total nobody counts"
 
 
 def test_a_cluster_whose_slots_were_taken_back_ends_with_its_last_host() -> None:

@@ -95,6 +95,15 @@ class Cluster:
     quiet: bool = False
     """It has said that it stands still, after it was last told about a pause."""
     failed: int = 0
+    needs: int = 10**9
+    """How many slots it can use at most, as it has told."""
+
+    @property
+    def counts(self) -> int:
+        """Slots that it has and can use; one at least, until it is told to end."""
+        if not self.granted or self.ended:
+            return 0
+        return min(self.slots or 0, self.needs if self.stopping else max(self.needs, 1))
 
     @property
     def stopping(self) -> bool:
@@ -127,6 +136,11 @@ class RolloutRun:
         self.state, commands = decide(before, event)
         if isinstance(event, (ClusterPlanned, ClusterNotPlanned)):
             self.clusters[event.cluster].planned = True
+        if isinstance(event, ClusterPlanned):
+            self.clusters[event.cluster].needs = len(event.hosts)
+        if isinstance(event, ClusterProgressed) and event.needs is not None:
+            cluster = self.clusters[event.cluster]
+            cluster.needs = min(cluster.needs, event.needs)
         if isinstance(event, ClusterEnded):
             self.clusters[event.cluster].ended = True
         if isinstance(event, GatePassed) and event.gate in self.open_gates:
@@ -196,11 +210,12 @@ class RolloutRun:
         """What holds whenever a cluster is granted slots."""
         assert all(each.planned or each.ended for each in self.clusters.values())
         assert "start" in self.passed or "start" not in self.state.gates, "nothing before the gate"
-        assert not self.aborted
         more = slots is None or (cluster.slots is not None and slots > cluster.slots)
+        assert not (more and self.aborted)
         assert not (more and cluster.stopping), "nothing is granted to who was told to stop"
         if not self.lowered and cluster.granted:
-            assert more, "a grant is taken back only if a limit was lowered"
+            given_back = slots is not None and slots >= max(cluster.needs, 1)
+            assert more or given_back, "a grant is taken back only if a limit was lowered"
         rings = self.state.policy.rings
         for number, ring in enumerate(rings, start=1):
             if cluster.name in ring:
@@ -257,16 +272,37 @@ class RolloutRun:
             for each in self.clusters.values()
             if each.granted and not each.ended and not each.stopping
         ]
+        budget = policy.total_failure_budget
+        if budget is not None and budget.strict:
+            assert isinstance(budget.max_failures, int)
+            failed = sum(view.failed for view in self.state.clusters)
+            left = sum(each.counts for each in self.clusters.values())
+            assert failed + left <= budget.max_failures + 1, "it could be overshot"
+            return
         if policy.max_parallel_total is None:
             assert all(each.slots is None for each in running)
             return
         hosts = sum(view.hosts for view in self.state.clusters)
         total = max(rounded_down(policy.max_parallel_total, hosts), 1)
-        assert sum(each.slots or 0 for each in running) <= total
+        idle = total - sum(each.counts for each in self.clusters.values())
+        assert self.lowered or idle >= 0, "never more than the total"
+        assert sum(each.counts for each in running) <= total
+        self.check_idle(running, idle)
         assert all(each.slots is not None for each in running)
         assert self.lowered or all(each.slots for each in running)
         if running and not any(each.stopping and not each.ended for each in self.clusters.values()):
             assert any(each.slots for each in running), "somebody goes on"
+
+    def check_idle(self, running: list[Cluster], idle: int) -> None:
+        """No slot idles while a cluster that works, or may begin, could use it."""
+        views = {view.name: view for view in self.state.clusters}
+        if idle > 0:
+            for each in running:
+                assert each.counts >= min(views[each.name].max_parallel, each.needs), (
+                    "it could use it"
+                )
+            if self.state.policy.max_parallel_clusters is None and not self.state.policy.rings:
+                assert all(each.granted or each.ended for each in self.clusters.values())
 
     def check_pause(self) -> None:
         """It is paused only if every cluster that has not ended said so after it was told."""
@@ -347,7 +383,7 @@ def some_gates(rng: random.Random, clusters: tuple[str, ...], rings: int) -> tup
     """Gates, by chance: of waves, for all and for one, and of rings."""
     waves = ("promote", "wave-2", "wave-3")
     every = [*waves, *(f"{wave}/{rng.choice(clusters)}" for wave in waves)]
-    every += [f"ring-{number}" for number in range(2, rings + 1)]
+    every += [f"ring-{number}" for number in range(1, rings + 1)]
     share = rng.choice([0.0, 0.3, 0.8])
     return tuple(gate for gate in every if rng.random() < share)
 
@@ -476,13 +512,17 @@ def goes_on(rng: random.Random, run: RolloutRun, cluster: Cluster, trouble: floa
         bad = rng.random() < trouble
         cluster.failed += bad
         counts = {"acted": cluster.failed, "failed": cluster.failed, "unreachable": 0}
+        if rng.random() < 0.3:  # it may be an old message, which says more than a newer one
+            counts["needs"] = rng.choice([cluster.needs, cluster.needs + 1, rng.randint(0, 9)])
         stopped = "too many" if bad and rng.random() < 0.3 else None
         if stopped is None and rng.random() < 0.4 and not cluster.gates:
             outcome = Outcome.PARTIAL if cluster.failed else Outcome.PATCHED
+            counts.pop("needs", None)
             run.tell(ended(cluster.name, outcome, **counts))
         else:
             run.tell(ClusterProgressed(cluster=cluster.name, stopped=stopped, **counts))
             if stopped:
+                counts.pop("needs", None)
                 run.tell(ended(cluster.name, Outcome.STOPPED, stopped, **counts))
 
 
@@ -654,6 +694,20 @@ def test_all_problems_of_a_plan_at_once() -> None:
     assert refused(flood).endswith("; and 80 more")
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_plan_that_can_never_start_is_refused(dry_run: bool, before: int) -> None:
+    """Windows that never open are a problem like the others, a dry run or not, whenever it is known."""
+    run = new({"a": 1, "b": 9}, gate=True, dry_run=dry_run, max_hosts=5)
+    never = WindowsClosed("closed for good", for_good=True)
+    for cluster in ("a", "b")[:before]:
+        planned(run, cluster)
+    run.tell(never)
+    for cluster in ("a", "b")[before:]:
+        planned(run, cluster)
+    assert refused(run) == "closed for good; 'max_hosts' is 5, but the clusters have 10 hosts"
+
+
 @pytest.mark.parametrize("first", ["planned", "listing"])
 def test_a_cluster_that_ends_while_others_list_spoils_the_plan(first: str) -> None:
     """Its hosts are not there: a gate would ask for the approval of another plan."""
@@ -731,6 +785,47 @@ def test_no_cluster_gets_more_than_it_can_use() -> None:
     run = new({"a": 9, "b": 9}, RolloutPolicy(max_parallel_total=6))
     planned(run, "a", max_parallel=1)
     assert planned(run, "b", max_parallel=9) == [GrantSlots("a", 1), GrantSlots("b", 5)]
+
+
+def test_slots_that_a_cluster_cannot_use_go_to_others() -> None:
+    """At its end it has fewer hosts than slots: the others get them at once, and it need not be told."""
+    policy = RolloutPolicy(max_parallel_total=6, max_parallel_clusters=2, max_parallel=5)
+    run = running({"a": 9, "b": 9, "c": 9}, policy)
+    assert run.commands == [GrantSlots("a", 3), GrantSlots("b", 3)]
+    assert progressed(run, "a", needs=3) == []
+    assert progressed(run, "a", needs=2) == [GrantSlots("b", 4)]
+    assert progressed(run, "a", needs=1) == [GrantSlots("b", 5)]
+    assert progressed(run, "a", needs=3) == [], "an old message takes nothing back"
+    assert progressed(run, "b", needs=4) == []
+    assert run.tell(ended("a")) == [GrantSlots("c", 2)]
+
+
+def test_a_small_cluster_gets_no_more_than_its_hosts() -> None:
+    """As many at once as a cluster may have is more than it has."""
+    run = running({"a": 2, "b": 9}, RolloutPolicy(max_parallel_total=7, max_parallel=5))
+    assert run.commands == [GrantSlots("a", 2), GrantSlots("b", 5)]
+
+
+def test_what_a_stopping_cluster_cannot_use_goes_to_others() -> None:
+    """It starts nothing: it needs slots for its hosts in flight, down to none."""
+    policy = RolloutPolicy(max_parallel_total=6, max_parallel=5, stop_scope="cluster")
+    run = running({"a": 9, "b": 9}, policy)
+    assert progressed(run, "a", failed=1, stopped="1 host failed", needs=2) == [GrantSlots("b", 4)]
+    assert progressed(run, "a", failed=1, stopped="1 host failed", needs=0) == [GrantSlots("b", 5)]
+
+
+def test_a_strict_budget_holds_while_slots_move() -> None:
+    """What one cluster can still lose and what the others can is never more than the budget."""
+    budget = FailureBudget(max_failures=3, strict=True)
+    run = running({"a": 2, "b": 9}, RolloutPolicy(total_failure_budget=budget, max_parallel=9))
+    run.lowered = True  # a failure uses up a slot
+    assert [view.risk for view in run.state.clusters] == [2, 2]
+    progressed(run, "a", acted=1, needs=1)
+    assert [view.risk for view in run.state.clusters] == [1, 3]
+    progressed(run, "a", acted=2, failed=1, needs=0)
+    assert [view.risk for view in run.state.clusters] == [1, 3]
+    progressed(run, "b", acted=2, failed=2, needs=7)
+    assert [view.slots for view in run.state.clusters] == [0, 1]
 
 
 # Stops

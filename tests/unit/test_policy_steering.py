@@ -87,7 +87,9 @@ class Together:
 
     def happens(self, child: Child, event: cluster_machine.ClusterEvent) -> None:
         """Something happens to a cluster."""
+        before = cluster_machine.needs(child.state)
         child.state, commands = cluster_machine.decide(child.state, event)
+        assert cluster_machine.needs(child.state) <= before, "what was given back is gone"
         child.untold = True
         for command in commands:
             if isinstance(command, cluster_machine.StartHost):
@@ -167,6 +169,7 @@ class Together:
                     stopped=state.stopped,
                     quiet=quiet,
                     at_gate=at_gate,
+                    needs=cluster_machine.needs(state),
                     **counts,
                 )
             )

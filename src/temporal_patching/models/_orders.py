@@ -138,6 +138,8 @@ class ClusterUpdate(WireType):
     too_late: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     """Hosts that it was to skip, but had started."""
     asks_pause: str | None = None
+    needs: int | None = None
+    """How many slots it can use at most from now on: hosts in flight, and hosts that may still start."""
     came_later: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     came_later_omitted: int = 0
     gone: int = 0

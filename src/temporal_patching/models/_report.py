@@ -111,7 +111,8 @@ class ClusterReport(WireType):
         left_out_of_service: Names of all hosts that are out of service now. Never shortened.
         waves: How many waves it began, the pilots not counted.
         digest: Fingerprint of the frozen host list.
-        came_later: How many hosts were left out, since they are not in the request's ``planned_hosts``.
+        came_later: Hosts that were left out, since they are not in the request's ``planned_hosts``; at most 200.
+        came_later_omitted: How many more there are.
         notices_failed: How many notices could not be delivered.
     """
 
@@ -128,7 +129,8 @@ class ClusterReport(WireType):
     left_out_of_service: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     waves: int = 0
     digest: str = ""
-    came_later: int = 0
+    came_later: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    came_later_omitted: int = 0
     notices_failed: int = 0
 
 
@@ -273,6 +275,8 @@ class RolloutReport(WireType):
         clusters: A summary for each.
         hosts: Those not patched (left out of service first), at most 200.
         hosts_omitted: How many more there are.
+        came_later: Hosts that were left out, since they are not in the request's ``planned_hosts``; at most 200.
+        came_later_omitted: How many more there are.
         left_out_of_service: Names of all hosts that are out of service now. Never shortened.
         health: ``"not checked"`` if the activities class has no health check.
         gates: Who decided what.
@@ -291,6 +295,8 @@ class RolloutReport(WireType):
     clusters: tuple[ClusterSummary, ...] = ()
     hosts: tuple[HostReport, ...] = ()
     hosts_omitted: int = 0
+    came_later: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    came_later_omitted: int = 0
     left_out_of_service: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     health: HealthChecked = "checked"
     gates: tuple[GateReport, ...] = ()
@@ -300,7 +306,13 @@ class RolloutReport(WireType):
     @property
     def summary(self) -> str:
         """One line for people."""
-        return said_counts(self.outcome.value, self.counts, self.reason)
+        later = len(self.came_later) + self.came_later_omitted
+        said = f"{later} came later and {'was' if later == 1 else 'were'} left out" if later else ""
+        return "; ".join(
+            part
+            for part in (said_counts(self.outcome.value, self.counts, self.reason), said)
+            if part
+        )
 
 
 @final

@@ -493,6 +493,31 @@ def _left(state: ClusterState) -> bool:
     return CODES[HostState.NOT_STARTED] in state.codes
 
 
+def needs(state: ClusterState) -> int:
+    """How many slots it can use at most from now on: hosts in flight, and hosts that may still start.
+
+    It never rises: what a cluster has said that it does not need may be given to another at once.
+    """
+    may_start = state.codes.count(CODES[HostState.NOT_STARTED]) if state.stopped is None else 0
+    return state.in_flight + may_start
+
+
+def gives_back(state: ClusterState, told: int | None) -> bool:
+    """Whether it needs so much less than the rollout counts for it that it is worth a message.
+
+    At its end a cluster has fewer hosts left than slots. Each success then frees one; of many slots not each is
+    worth a message, since a rollout's history has to hold those of all its clusters.
+
+    Args:
+        state: The cluster.
+        told: What it said last that it needs. None: it has not said so yet.
+    """
+    if state.slots is None:
+        return False
+    counted = state.slots if told is None else min(state.slots, told)
+    return counted - needs(state) >= max(counted // 8, 1)
+
+
 def _pick(state: ClusterState) -> int | None:
     """The next host: the first in the list that may be out of service beside those that are out."""
     plan, waiting = state.plan, CODES[HostState.NOT_STARTED]

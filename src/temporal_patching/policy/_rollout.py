@@ -52,6 +52,8 @@ class ClusterView:
     slots: int | None = 0
     risk: int | None = None
     """How many of its hosts may have failed or be in flight, under a strict total budget."""
+    needs: int | None = None
+    """How many slots it can use at most, as it has told. None: its list is not known yet."""
     stop: str | None = None
     finishes: bool = False
     """What is in flight when it stops runs to its end, whatever the policy says."""
@@ -170,6 +172,8 @@ class ClusterProgressed:
     stopped: str | None = None
     quiet: bool = False
     at_gate: int | None = None
+    needs: int | None = None
+    """How many slots it can use at most from now on. None: no news."""
 
 
 @attrs.frozen(kw_only=True)
@@ -320,6 +324,7 @@ def _planned(state: RolloutState, event: ClusterPlanned) -> Decision:
             phase="planned",
             hosts=len(event.hosts),
             max_parallel=event.max_parallel,
+            needs=len(event.hosts),
         ),
         seen=seen,
         named=state.named | {canonical(name) for name in event.named},
@@ -437,7 +442,9 @@ def _gate_shut(state: RolloutState, event: GateShut) -> Decision:
         state = attrs.evolve(state, outcome=event.outcome, reason=event.reason)
     cluster = event.gate.partition("/")[2]
     if cluster and state.policy.stop_scope == "cluster":
-        return _told_to_stop(state, [cluster], event.reason)
+        state, told = _told_to_stop(state, [cluster], event.reason)
+        state, granted = _grant(state)
+        return state, (*told, *granted)
     return _stop_all(state, event.reason)
 
 
@@ -504,6 +511,8 @@ def _progressed(state: RolloutState, event: ClusterProgressed) -> Decision:
         unreachable=max(view.unreachable, event.unreachable),
         quiet=event.quiet,
         at_gate=event.at_gate,
+        # It never rises: an old message takes back nothing that another cluster has by now.
+        needs=min((each for each in (view.needs, event.needs) if each is not None), default=None),
     )
     return _after_counts(state, event.cluster, event.stopped)
 
@@ -658,7 +667,10 @@ def hosts_may_start(state: RolloutState) -> bool:
 
 
 def _windows_closed(state: RolloutState, event: WindowsClosed) -> Decision:
-    if state.phase in ("listing", "gate") and event.for_good:
+    if state.phase == "listing" and event.for_good:  # refused with all its problems, dry run or not
+        news = () if event.reason in state.problems else (event.reason,)
+        return attrs.evolve(state, problems=(*state.problems, *news)), ()
+    if state.phase == "gate" and event.for_good:
         return _shut(state, Outcome.STOPPED, event.reason)
     if state.phase != "running":
         return state, ()  # nothing has begun: it waits for the next ones
@@ -687,14 +699,19 @@ def _abort_requested(state: RolloutState, event: AbortRequested) -> Decision:
 
 
 def _grant(state: RolloutState) -> Decision:
-    """Slots for the clusters whose turn it is. A share is freed by the end of its cluster, or by a lower limit."""
+    """Slots for the clusters whose turn it is.
+
+    A share is freed by the end of its cluster, by a lower limit, or by a cluster that cannot use it any more.
+    """
     commands: list[RolloutCommand] = []
     for name, slots in grants(state).items():
         view = _view(state, name)
         risk = failures_of(view) + (slots or 0) if _is_strict(state) else None
         if (view.slots, view.risk) != (slots, risk) or view.phase == "planned":
+            # One that has given slots back need not be told: it cannot use them.
+            told = view.phase == "planned" or not slots == _useful(view) < _usable(view)
             state = _with(state, name, slots=slots, risk=risk, phase="running")
-            commands.append(TellCluster(name))
+            commands += [TellCluster(name)] if told else []
     gate = _ring_gate(state)
     if gate is not None and gate not in state.asked:
         state = attrs.evolve(state, asked=state.asked | {gate})
@@ -739,10 +756,10 @@ def grants(state: RolloutState) -> dict[str, int | None]:
     turn, total = _turn(state), _at_once(state)
     if total is None:
         return {view.name: None for view in turn}
-    shares = {view.name: _usable(view) for view in turn}
-    wanted = {view.name: max(view.max_parallel, 1) for view in turn}
+    shares = {view.name: _useful(view) for view in turn}
+    wanted = {view.name: max(_needed(view, view.max_parallel), 1) for view in turn}
     ending = (view for view in state.clusters if view.phase == "running" and view.stop is not None)
-    free = total - sum(map(_usable, ending)) - sum(shares.values())
+    free = total - sum(_needed(view, _usable(view)) for view in ending) - sum(shares.values())
     while free < 0 and any(shares.values()):  # the limit was lowered: the widest gives first
         shares[max(shares, key=lambda name: shares[name])] -= 1
         free += 1
@@ -775,6 +792,17 @@ def _usable(view: ClusterView) -> int:
     """What a cluster has of its grant: under a strict total budget a failure uses up a slot."""
     slots = view.slots or 0
     return slots if view.risk is None else max(min(slots, view.risk - failures_of(view)), 0)
+
+
+def _useful(view: ClusterView) -> int:
+    """What a cluster has of its grant and can still use."""
+    usable = _usable(view)
+    # One at least, until it has ended: its go may still be on the way, and newer orders replace it.
+    return min(usable, max(_needed(view, usable), 1))
+
+
+def _needed(view: ClusterView, slots: int) -> int:
+    return slots if view.needs is None else min(slots, view.needs)
 
 
 def failures_of(view: ClusterView) -> int:

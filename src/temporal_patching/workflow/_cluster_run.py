@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -51,6 +50,7 @@ from ..policy import HostState, Outcome
 from ..policy import _cluster as machine
 from ..policy._gates import gated_waves
 from ..policy._order import domain_of, ordered
+from ..policy._plan import list_fingerprint, shown_fingerprint
 from ..policy._rollout_policy import ClusterPlan, cluster_plan
 from ..policy._rules import canonical
 from ..policy._states import FAILURES, SUCCESSES
@@ -117,6 +117,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._completed_count = 0
         self._sequence = 0
         self._untold = False
+        self._told_needs: int | None = None
+        """What it has told the rollout last that it needs."""
         self._notices = Notices(
             notifies=request.procedure.notifies and not request.request.dry_run,
             kinds=self._policy.notices,
@@ -154,7 +156,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             raise InvalidRequest(problems[:20])
         self._hosts, self._frozen = in_order, True
         self._index = {canonical(host.name): index for index, host in enumerate(in_order)}
-        self._digest = digest(host.name for host in in_order)
+        self._digest = list_fingerprint(host.name for host in in_order)
         self._state = machine.cluster_state(self._plan(), gone)
         self._done(f"{len(in_order)} hosts listed")
 
@@ -580,6 +582,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             now.group.wave != before.group.wave
             or machine.quiet(now) != machine.quiet(before)
             or any(getattr(now, name) != getattr(before, name) for name in told)
+            or machine.gives_back(now, self._told_needs)
         ):
             self._untold = True
 
@@ -604,6 +607,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         first = self._sequence == 1
         progress = self.progress()
         state = self._state
+        self._told_needs = machine.needs(state)
         return ClusterUpdate(
             sequence=self._sequence,
             # A signal for each failure with all the failures before it would fill both histories.
@@ -622,6 +626,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             at_gate=state.group.wave + 1 if state.at_barrier == "gate" else None,
             too_late=tuple(self._too_late),
             asks_pause=self._asks_pause,
+            needs=machine.needs(state),
             came_later=self._came_later[:MAX_LISTED] if first else (),
             came_later_omitted=max(len(self._came_later) - MAX_LISTED, 0) if first else 0,
             gone=machine.counts(state).get(HostState.GONE, 0) if first else 0,
@@ -734,8 +739,9 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
                 each.host for each in self._reports.values() if each.left_out is not None
             ),
             waves=state.group.wave,
-            digest=self._digest,
-            came_later=len(self._came_later),
+            digest=shown_fingerprint(self._digest),
+            came_later=self._came_later[:MAX_LISTED],
+            came_later_omitted=max(len(self._came_later) - MAX_LISTED, 0),
             notices_failed=self._notices.failed,
         )
 
@@ -748,8 +754,3 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             listed=self._frozen,
             next_page=page + 1 if end < len(self._hosts) else None,
         )
-
-
-def digest(names: Iterable[str]) -> str:
-    """The fingerprint of a frozen list: the order counts."""
-    return hashlib.sha256("\n".join(map(canonical, names)).encode()).hexdigest()

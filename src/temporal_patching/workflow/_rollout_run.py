@@ -59,8 +59,7 @@ from ..policy import _rollout as machine
 from ..policy import _verbs as verbs
 from ..policy._explain import OpenGate, Work, what_would_stop_it, why_it_stopped, why_it_waits
 from ..policy._gates import START, gated_waves
-from ..policy._plan import fingerprint, least_duration
-from ..policy._plan import in_order as gates_in_order
+from ..policy._plan import fingerprint, gates_in_order, least_duration, shown_fingerprint
 from ..policy._rollout_policy import cluster_plan, wave_sizes
 from ..policy._rules import canonical
 from ..policy._window import MaintenanceWindows
@@ -108,6 +107,10 @@ _BECAME: Mapping[machine.RolloutPhase, str] = {
     "ended": "the rollout has ended",
 }
 """What the audit says of a phase that begins."""
+
+
+def _stays_closed(opening: WindowAnswer) -> bool:
+    return not opening.open and opening.until is None
 
 
 def cluster_workflow_id(rollout: str, cluster: str) -> str:
@@ -196,10 +199,12 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self.completed.append("procedure resolved")
 
     async def look(self) -> None:
-        """Looks at the windows, for a plan that nothing follows."""
+        """Looks at the windows before hosts are listed: a plan that can never start is refused as a plan."""
         windows = self._request.policy.windows
         if windows is not None:
-            self._window = await self._look_at(windows)
+            opening = self._window = await self._look_at(windows)
+            if _stays_closed(opening):
+                self._events.append(machine.WindowsClosed(opening.reason, for_good=True))
 
     # The loop
 
@@ -214,7 +219,10 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 self._children[cluster] = None
                 self._start(self._patch(cluster))
         windows = self._request.policy.windows
-        watching = None if windows is None else self._start(self._watch(windows))
+        # Nothing follows a plan that is only shown: what holds now was looked at.
+        watching = None
+        if windows is not None and not self._request.dry_run:
+            watching = self._start(self._watch(windows))
         await self._run()
         for waiting in (*self._gates_open.values(), watching):
             if waiting is not None:
@@ -225,21 +233,24 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
 
     async def _watch(self, windows: MaintenanceWindows) -> None:
         """Opens and closes with the calendars. Recorded: time zone rules differ between workers."""
-        was_open = False
+        was_open, opening = False, self._window
+        if opening is None or (opening.until is not None and opening.until <= workflow.now()):
+            opening = await self._look_at(windows)
         while True:
-            opening = self._window = await self._look_at(windows)
+            self._window = opening
             self._events.append(
                 machine.WindowChanged(
                     opening.open, stale=self._is_stale(windows.approval_valid_for)
                 )
             )
-            for_good = not opening.open and opening.until is None
+            for_good = _stays_closed(opening)
             stops = was_open and not opening.open and windows.on_window_close == "stop"
             if for_good or stops:
                 self._events.append(machine.WindowsClosed(opening.reason, for_good))
             was_open = was_open or opening.open
             until = opening.until or workflow.now() + RARELY
             await workflow.sleep(until - workflow.now(), summary=opening.reason[:100])
+            opening = await self._look_at(windows)
 
     def _is_stale(self, valid_for: timedelta | None) -> bool:
         approved = self._approved_at
@@ -534,7 +545,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
     def _without_report(self, cluster: str, error: BaseException) -> ClusterReport:
         """A cluster that cannot say how it ended: what is not known to be well is not reported as well."""
         reason = f"its workflow ended without a report: {root_text(error)}"
-        update = self._updates.get(cluster)
+        update, first = self._updates.get(cluster), self._first.get(cluster)
         known = {each.host: each for each in update.progress.failures} if update else {}
         began = any(v.name == cluster and v.phase == "running" for v in self._state.clusters)
         hosts = [
@@ -557,7 +568,9 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             hosts=some,
             hosts_omitted=omitted,
             left_out_of_service=tuple(each.host for each in hosts if each.left_out is not None),
-            digest=update.digest if update is not None else "",
+            digest=shown_fingerprint(update.digest) if update is not None else "",
+            came_later=first.came_later if first is not None else (),
+            came_later_omitted=first.came_later_omitted if first is not None else 0,
         )
 
     def _order(self, cluster: str) -> None:
@@ -633,6 +646,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 stopped=update.progress.stopped,
                 quiet=update.quiet and update.obeyed >= self._wanted(cluster),
                 at_gate=update.at_gate,
+                needs=update.needs if update.planned else None,
             )
         )
         if update.asks_pause is None:
@@ -793,29 +807,35 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             )
             for name in request.clusters
         ]
-        outlines = tuple(
-            ClusterOutline(
-                cluster=name,
-                ring=next(number for number, ring in enumerate(rings, start=1) if name in ring),
-                hosts=plan.hosts,
-                pilots=plan.pilots,
-                waves=wave_sizes(plan),
-                max_parallel=plan.max_parallel,
-                digest=first[name].digest if name in first else "",
-                came_later=first[name].came_later if name in first else (),
-                came_later_omitted=first[name].came_later_omitted if name in first else 0,
-                gone=first[name].gone if name in first else 0,
+        outlines, room = list[ClusterOutline](), MAX_LISTED
+        for name, plan in plans:
+            told = first.get(name)
+            later = told.came_later if told is not None else ()
+            some, room = later[:room], max(room - len(later), 0)
+            outlines.append(
+                ClusterOutline(
+                    cluster=name,
+                    ring=next(number for number, ring in enumerate(rings, start=1) if name in ring),
+                    hosts=plan.hosts,
+                    pilots=plan.pilots,
+                    waves=wave_sizes(plan),
+                    max_parallel=plan.max_parallel,
+                    digest=shown_fingerprint(told.digest) if told is not None else "",
+                    came_later=some,
+                    came_later_omitted=len(later) - len(some) + told.came_later_omitted
+                    if told is not None
+                    else 0,
+                    gone=told.gone if told is not None else 0,
+                )
             )
-            for name, plan in plans
-        )
-        most_waves = max((len(each.waves) for each in outlines), default=0)
+        waves = {each.cluster: len(each.waves) for each in outlines}
         return RolloutPlan(
             rollout=self._id,
             request=request,
             digest=self._digest(),
-            clusters=outlines,
+            clusters=tuple(outlines),
             steps=tuple(step.name for step in steps),
-            gates=gates_in_order(gates, most_waves, len(rings)),
+            gates=gates_in_order(gates, rings, waves),
             windows=self._window.reason if self._window is not None else "",
             least_duration=least_duration(request.policy, plans),
             health=self._health(),
@@ -837,6 +857,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             for host_state, number in each.counts.items():
                 counts[host_state] = counts.get(host_state, 0) + number
         some, omitted = listed(host for each in reports for host in each.hosts)
+        later = [name for each in reports for name in each.came_later]
+        more_later = sum(each.came_later_omitted for each in reports)
         outcome, reason = self._outcome(), self._state.reason
         if not reason and outcome is Outcome.PARTIAL:
             reason = "not every host is patched"
@@ -853,12 +875,14 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                     counts=each.counts,
                     waves=each.waves,
                     digest=each.digest,
-                    came_later=each.came_later,
+                    came_later=len(each.came_later) + each.came_later_omitted,
                 )
                 for each in reports
             ),
             hosts=some,
             hosts_omitted=omitted + sum(each.hosts_omitted for each in reports),
+            came_later=tuple(later[:MAX_LISTED]),
+            came_later_omitted=len(later[MAX_LISTED:]) + more_later,
             left_out_of_service=tuple(
                 name for each in reports for name in each.left_out_of_service
             ),

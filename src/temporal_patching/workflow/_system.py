@@ -164,9 +164,8 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
 
     async def __begin(self, run: RolloutRun, request: PatchRequest) -> None:
         await run.resolve()
-        if request.dry_run:
-            await run.look()
-        else:
+        await run.look()
+        if not request.dry_run:
             await call(self.before_rollout, request)
 
     # What the approval mixin asks
