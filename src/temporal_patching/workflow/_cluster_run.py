@@ -50,7 +50,7 @@ from ..models._report import MAX_LISTED, listed
 from ..policy import HostState, Outcome
 from ..policy import _cluster as machine
 from ..policy._gates import gated_waves
-from ..policy._order import domain_of, ordered
+from ..policy._order import domain_of, ordered, why_no_domains
 from ..policy._rollout_policy import ClusterPlan, cluster_plan
 from ..policy._rules import canonical
 from ..policy._states import FAILURES, SUCCESSES
@@ -133,6 +133,10 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             if canonical(host.name) in seen:
                 problems.append(f"host {host.name!r} is listed twice")
             seen.add(canonical(host.name))
+        # Of all that are listed: those that are left to do may be the ones that nobody has labelled.
+        unknown = why_no_domains(self._policy.order, (host.labels for host in hosts))
+        if unknown is not None:
+            problems.append(unknown)
         request = self._request.request
         only = {canonical(name) for name in request.only_hosts}
         left_out = {canonical(name) for name in request.exclude_hosts}
