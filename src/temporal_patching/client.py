@@ -743,6 +743,9 @@ async def _answered(asking: Awaitable[AnswerT], id: str) -> AnswerT:
 def _told(error: RPCError, id: str) -> Exception:
     """What an RPC error means to an operator."""
     if error.status is RPCStatusCode.NOT_FOUND:
+        if error.message.startswith("Namespace "):  # else it is "workflow not found"
+            why = error.message.rstrip(".")
+            return RolloutNotFound(f"{why}: nobody can look for workflow {id!r} there")
         if "already completed" in error.message:
             return RolloutNotFound(f"{id!r} has ended: it takes no more messages")
         return RolloutNotFound(f"there is no workflow {id!r}, or its retention is over")

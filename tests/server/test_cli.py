@@ -428,6 +428,22 @@ async def test_unknown_id(cli: Terminal, unique: str) -> None:
         assert "namespace 'default'" in ran.err
 
 
+async def test_unknown_namespace(cli: Terminal, unique: str) -> None:
+    """It is the namespace that is not there, and not the rollout: it is said so, by every command."""
+    for command, *options in (
+        ("status",),
+        ("watch",),
+        ("report", "--json"),
+        ("abort", "--yes", "--by", ALICE),
+        ("approve", "--by", ALICE),
+    ):
+        ran = await cli(command, f"Namespace-{unique}", "--namespace", "nope", *options)
+        ran.refused(4, "Namespace nope is not found")
+        assert "no workflow" not in ran.err
+    there = await cli("status", f"Namespace-{unique}")
+    there.refused(4, f"no workflow 'Namespace-{unique}'")
+
+
 async def test_no_worker(client: Client, cli: Terminal, task_queue: str, eu: str) -> None:
     """Nothing hangs: 5 within a while; an abort is kept by the server, which --now cannot be."""
     rollout = await Rollout.start(

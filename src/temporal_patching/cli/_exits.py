@@ -22,7 +22,7 @@ MEANINGS = {
     NOT_PATCHED: "watch, report: it ended, and did not patch what was asked",
     INVALID: "usage, an invalid value, or your no; nothing was sent",
     REFUSED: "refused, by the rollout or the server; the reason is on stderr",
-    NOT_FOUND: "no such rollout, or it has ended",
+    NOT_FOUND: "no such rollout, or it has ended, or no such namespace",
     NOT_ANSWERED: "nobody answered: no worker within 10 seconds, or no server",
     UNEXPECTED: "anything unexpected, in one line; --debug shows the traceback",
     INTERRUPTED: "Ctrl-C; the rollout goes on",
