@@ -8,7 +8,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
-from typing import Any, Generic, TypeVar, cast, final, overload
+from typing import Any, Generic, cast, final, overload
 
 import attrs
 from temporalio.client import (
@@ -26,6 +26,7 @@ from temporalio.client import (
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from typing_extensions import TypeVar
 
 from .exceptions import (
     InvalidRequest,
@@ -72,7 +73,7 @@ from .workflow._rollout_run import cluster_workflow_id
 __all__ = ["Approvals", "Rollout"]
 
 WorkflowT = TypeVar("WorkflowT", bound=SystemPatchWorkflow)
-StartedT = TypeVar("StartedT", bound=SystemPatchWorkflow)
+StartedT = TypeVar("StartedT", bound=SystemPatchWorkflow, default=SystemPatchWorkflow)
 AnswerT = TypeVar("AnswerT")
 WireT = TypeVar("WireT", bound=WireType)
 
@@ -153,6 +154,7 @@ class Rollout(Generic[WorkflowT]):
 
     Attributes:
         id: The rollout's workflow id.
+        client: The client that it speaks through.
         handle: Temporal's own handle on it, for your own handlers.
         approvals: Its gates.
     """
@@ -167,11 +169,16 @@ class Rollout(Generic[WorkflowT]):
         """The rollout's workflow id."""
         return self.handle.id
 
+    @property
+    def client(self) -> Client:
+        """The client that it speaks through."""
+        return self._client
+
     @classmethod
     async def start(
         cls,
         client: Client,
-        workflow: type[StartedT],
+        workflow: type[StartedT] | str,
         request: PatchRequest,
         *,
         id: str,
@@ -181,7 +188,8 @@ class Rollout(Generic[WorkflowT]):
 
         Args:
             client: A connected client. It needs no plugin.
-            workflow: Your ``SystemPatchWorkflow`` subclass, or that class itself.
+            workflow: Your ``SystemPatchWorkflow`` subclass, or that class itself. The name of its workflow type
+                will do where the class cannot be imported.
             request: What is asked for.
             id: The rollout's id. It is used once: starting it again, also after its end, is refused.
             task_queue: Where your workers listen.
@@ -198,11 +206,12 @@ class Rollout(Generic[WorkflowT]):
                 ],
                 what="PatchRequest",
             )
-        run = cast("Any", workflow).run
+        run = workflow if isinstance(workflow, str) else cast("Any", workflow).run
         try:
             handle: WorkflowHandle[Any, Any] = await client.start_workflow(
                 run,
                 request,
+                result_type=RolloutReport,
                 id=id,
                 task_queue=task_queue,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
@@ -220,7 +229,7 @@ class Rollout(Generic[WorkflowT]):
     async def plan(
         cls,
         client: Client,
-        workflow: type[StartedT],
+        workflow: type[StartedT] | str,
         request: PatchRequest,
         *,
         id: str,
@@ -232,7 +241,7 @@ class Rollout(Generic[WorkflowT]):
 
         Args:
             client: A connected client.
-            workflow: Your ``SystemPatchWorkflow`` subclass, or that class itself.
+            workflow: Your ``SystemPatchWorkflow`` subclass, or that class itself, or the name of its type.
             request: What is to be asked for.
             id: The id of the dry run, which is a workflow of its own. Used once.
             task_queue: Where your workers listen.

@@ -5,7 +5,14 @@ from __future__ import annotations
 from temporalio.client import WorkflowFailureError
 from temporalio.service import RPCError, RPCStatusCode
 
-from ..exceptions import InvalidRequest, NotAnswered, Refused, RolloutNotFound
+from ..exceptions import (
+    InvalidRequest,
+    NotAnswered,
+    Refused,
+    RolloutExists,
+    RolloutFailed,
+    RolloutNotFound,
+)
 
 DONE = 0
 NOT_PATCHED = 1
@@ -55,8 +62,10 @@ def told(error: Exception) -> tuple[int, str]:
         return error.code, str(error)
     if isinstance(error, InvalidRequest):
         return INVALID, "; ".join(error.problems)
-    if isinstance(error, Refused):
+    if isinstance(error, (Refused, RolloutExists)):
         return REFUSED, f"refused: {error}"
+    if isinstance(error, RolloutFailed):  # a dry run
+        return REFUSED, f"refused: {error.report.reason}"
     if isinstance(error, RolloutNotFound):
         return NOT_FOUND, str(error)
     if isinstance(error, NotAnswered):

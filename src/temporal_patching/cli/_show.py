@@ -69,10 +69,14 @@ class Screen:
             one_line: JSON in one line.
         """
         if self.as_json:
-            # ASCII: whatever encoding the reader's side has, it is the same JSON.
-            self._write(json.dumps(to_json(value), indent=None if one_line else 2) + "\n")
+            self.show_json(value, one_line=one_line)
         else:
             self.say(said(value))
+
+    def show_json(self, value: WireType, *, one_line: bool = False) -> None:
+        """Writes one answer that is for programs, whoever asks."""
+        # ASCII: whatever encoding the reader's side has, it is the same JSON.
+        self._write(json.dumps(to_json(value), indent=None if one_line else 2) + "\n")
 
     def say(self, lines: Iterable[RenderableType]) -> None:
         """Writes lines for people."""
@@ -388,6 +392,11 @@ def names(some: Sequence[str]) -> str:
 def moment(at: datetime) -> str:
     """A time in UTC, to the second."""
     return at.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def table(rows: Iterable[Sequence[Cell]], indent: int = 2) -> RenderableType:
+    """Rows in columns."""
+    return _table(rows, indent)
 
 
 def _after(mark: str, text: str) -> str:
