@@ -134,9 +134,12 @@ def test_a_pause_is_seen_at_once_and_so_is_its_end() -> None:
     assert waits[0].evidence == {"after": "step", "still moving": "eu-1, us-1"}
     assert about(waits, "cluster 'eu-1'").why == "cluster 'eu-1': pausing"
     state, _ = decide(state, progressed(quiet=True))
-    waits = why_it_waits(state, attrs.evolve(known, work=said(phase="paused").work))
+    still = said(phase="paused", in_flight=2, waits_for="resume; 2 hosts stand still")
+    waits = why_it_waits(state, still)
     assert waits[0].evidence["still moving"] == "us-1"
-    assert about(waits, "cluster 'eu-1'").why == "cluster 'eu-1': paused"
+    eu = about(waits, "cluster 'eu-1'")
+    assert eu.why == "cluster 'eu-1': paused, waits for resume; 2 hosts stand still"
+    assert [each for each in why_it_waits(state, said(phase="paused")) if "eu-1" in each.why] == []
     state, _ = decide(state, ResumeRequested())
     waits = why_it_waits(state, said(phase="paused", waits_for="resume"))
     assert about(waits, "eu-1").why == "cluster 'eu-1': was told to go on"
@@ -214,6 +217,17 @@ def test_the_pilots_own_budget_while_they_run() -> None:
     assert about(found, "failures in cluster 'eu-1'").why.startswith("no number of failures")
     for later in (said(phase="wave 1", wave=1), said(phase="soaking", wave=0)):
         assert not any("pilots" in each.why for each in what_would_stop_it(state, later))
+    state, _ = decide(state, progressed(acted=3))  # all have ended; it has not said what comes next
+    paused = what_would_stop_it(state, said(phase="paused", wave=0))
+    assert not any("pilots" in each.why for each in paused)
+
+
+def test_a_cluster_whose_turn_comes_later_is_not_next() -> None:
+    """While others run; before the start all are."""
+    state = begun(rings=[["eu-1"], ["us-1"]])
+    assert not any("us-1" in each.why for each in what_would_stop_it(state, said()))
+    state = begun(rings=[["eu-1"], ["us-1"]], gates=("start",))
+    assert any("us-1" in each.why for each in what_would_stop_it(state, Known()))
 
 
 def test_pilots_that_may_fail_count_in_the_other_budget_too() -> None:

@@ -12,10 +12,10 @@ from datetime import timedelta
 from typing import Any
 
 import click
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 
 from ..client import Rollout
-from ..exceptions import InvalidRequest, NotAnswered, RolloutNotFound
+from ..exceptions import InvalidRequest, NotAnswered, RolloutExists, RolloutNotFound
 from ..models import PatchRequest, RolloutProgress, RolloutReport, Steered
 from ..policy import Amount, Outcome, PauseAfter
 from ..policy._amount import amount
@@ -280,6 +280,8 @@ async def audit(rollout: Handle, screen: Screen) -> int:
 @_command()
 async def report(rollout: Handle, screen: Screen) -> int:
     """How the rollout ended. Waits for its end. Needs no worker."""
+    if (await rollout.handle.describe()).status is WorkflowExecutionStatus.RUNNING:
+        _complain(f"{rollout.id!r} has not ended: waiting for its end")
     end = await _end(rollout)
     screen.show(end, _show.report)
     return _code(end)
@@ -328,6 +330,9 @@ async def plan(
         found = await Rollout.plan(client, type_, request, id=id_, task_queue=task_queue)
     except InvalidRequest as error:
         raise Stopped(REFUSED, f"refused: {'; '.join(error.problems)}") from None
+    except RolloutExists:
+        said = f"refused: the id {id_!r} was used before: name another with --id"
+        raise Stopped(REFUSED, said) from None
     except WorkflowFailureError as error:
         said = f"the dry run {id_!r} ended without a plan: {error.cause}"
         raise Stopped(REFUSED, said) from None

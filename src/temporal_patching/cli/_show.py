@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -115,6 +116,7 @@ def status(progress: RolloutProgress) -> Lines:
         facts.append(("health", Text(progress.health, style=WARN)))
     if progress.notices_failed:
         facts.append(("notices", Text(f"{progress.notices_failed} not delivered", style=WARN)))
+    facts += [("answer", Text(command, style=WARN)) for _, command in needs(progress)]
     yield _table(facts)
     yield from _clusters(progress.clusters)
     yield from gates(progress.gates)
@@ -226,6 +228,45 @@ def changes(last: RolloutProgress | None, now: RolloutProgress) -> Lines:
             gate.waiting,
         ):
             yield _table([(f"gate {plain(gate.gate)}", gate_said(gate))], indent=10)
+    known = [] if last is None else needs(last)
+    for why, command in needs(now):
+        if (why, command) not in known:
+            yield _table([(Text("PEOPLE", style=WARN), Text(f"{plain(why)}: {command}"))], 10)
+
+
+def needs(progress: RolloutProgress) -> list[tuple[str, str]]:
+    """Why people are needed before it goes on, and their command; empty while it goes on by itself."""
+    if progress.outcome is not None or progress.phase == "stopping":
+        return []
+    found = [
+        (
+            f"gate {gate.gate!r} waits for {_more_votes(gate)}",
+            _command("approve", progress, "--gate", "" if gate.gate == "start" else gate.gate),
+        )
+        for gate in progress.gates
+        if gate.waiting
+    ]
+    if progress.phase in ("paused", "pausing"):
+        found.append((f"it is {progress.phase}", _command("resume", progress)))
+        return found
+    return found + [
+        (
+            f"cluster {cluster.cluster!r} is {cluster.phase}",
+            _command("resume", progress, "--cluster", cluster.cluster),
+        )
+        for cluster in progress.clusters
+        if cluster.phase in ("paused", "pausing")
+    ]
+
+
+def _command(verb: str, progress: RolloutProgress, option: str = "", value: str = "") -> str:
+    words = [verb, progress.rollout, *((option, value) if value else ())]
+    return f"temporal-patching {shlex.join(map(plain, words))} --by YOU"
+
+
+def _more_votes(gate: GateReport) -> str:
+    more = gate.quorum - sum(vote.approve for vote in gate.votes)
+    return f"{more} more {'vote' if more == 1 else 'votes'}"
 
 
 def _doing(cluster: ClusterProgress) -> str:

@@ -99,7 +99,7 @@ def _how(start: Start) -> Lines:
     if start.file is None:
         yield Text("to start exactly this: again with --out planned.json, and then", style=HEAD)
     else:
-        yield Text(f"to start exactly this, of {plain(start.file)}", style=HEAD)
+        yield Text(f"to start exactly this, which {plain(start.file)} asks for", style=HEAD)
     words = [
         ("--type", start.type),
         ("--task-queue", start.task_queue),

@@ -161,8 +161,8 @@ def _waits_for_work(state: RolloutState, known: Known) -> Iterator[Because]:
                     "max_parallel_total": str(state.policy.max_parallel_total or "no limit"),
                 },
             )
-        else:
-            yield _works(state, view, told)
+        elif pause_of(state, view) is None or not view.quiet or told.in_flight:
+            yield _works(state, view, told)  # else it is told already that it is paused
 
 
 def _stops(state: RolloutState, view: ClusterView, told: Work) -> Because:
@@ -265,7 +265,8 @@ def _would_stop(state: RolloutState, known: Known) -> Iterator[Because]:
     policy = state.policy
     for view in state.clusters:
         told = known.of(view.name)
-        if view.phase != "ended" and view.stop is None and told.stopped is None:
+        later = view.phase == "planned" and state.phase == "running"  # it is not its turn
+        if view.phase != "ended" and view.stop is None and told.stopped is None and not later:
             yield from _would_stop_cluster(state, view, told)
     if policy.total_failure_budget is not None:
         views = state.clusters
@@ -295,7 +296,7 @@ def _would_stop_cluster(state: RolloutState, view: ClusterView, told: Work) -> I
     where = f"in cluster {view.name!r}"
     what = "the rollout" if policy.stop_scope == "rollout" else f"cluster {view.name!r}"
     between = told.phase in ("soaking", "gate")
-    if told.wave == 0 and plan.pilots and not between:
+    if told.wave == 0 and view.acted < plan.pilots and not between:
         # While the pilots run, all that the cluster has acted on are pilots.
         pilots = attrs.evolve(view, hosts=plan.pilots)
         among = f"among the pilots of cluster {view.name!r}"

@@ -771,7 +771,9 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             moving = [
                 view.name for view in state.clusters if view.phase != "ended" and not view.quiet
             ]
-            return f"hosts in flight in {', '.join(moving)}"
+            by = self._paused_by().get("")
+            paused = f"; paused by {by}" if by else ""
+            return f"hosts in flight in {', '.join(moving)}{paused}"
         gates = [gate for gate in self._gates.approvals().gates if gate.waiting]
         if gates:
             return "; ".join(
