@@ -760,6 +760,10 @@ def _told(error: RPCError, id: str) -> Exception:
         return RolloutNotFound(f"there is no workflow {id!r}, or its retention is over")
     if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
         return _no_worker(id)
+    if "no poller seen" in error.message:  # of a workflow that has ended it says so at once
+        return NotAnswered(
+            f"no worker answers for {id!r}: is one running on its task queue, with its class among the workflows?"
+        )
     if "Workflow Task in failed state" in error.message:
         return NotAnswered(
             f"{id!r} cannot answer, its workflow task fails: is its class among the workflows of the "

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.service import RPCError
 
 from ..client import Rollout
 from ..exceptions import InvalidRequest, NotAnswered, RolloutExists, RolloutNotFound
@@ -280,11 +281,18 @@ async def audit(rollout: Handle, screen: Screen) -> int:
 @_command()
 async def report(rollout: Handle, screen: Screen) -> int:
     """How the rollout ended. Waits for its end. Needs no worker."""
-    if (await rollout.handle.describe()).status is WorkflowExecutionStatus.RUNNING:
+    if await _runs(rollout):
         _complain(f"{rollout.id!r} has not ended: waiting for its end")
     end = await _end(rollout)
     screen.show(end, _show.report)
     return _code(end)
+
+
+async def _runs(rollout: Handle) -> bool:
+    try:
+        return (await rollout.handle.describe()).status is WorkflowExecutionStatus.RUNNING
+    except RPCError:
+        return False  # what is wrong is told by what is asked next
 
 
 async def _end(rollout: Handle) -> RolloutReport:

@@ -20,7 +20,7 @@ def request_of(context: click.Context, param: click.Parameter, value: str) -> Pa
         data = sys.stdin.buffer.read() if value == "-" else Path(value).read_bytes()
         return from_json(json.loads(data.decode("utf-8-sig")), PatchRequest)
     except OSError as error:
-        raise click.BadParameter(f"{value}: {error.strerror}") from None
+        raise click.BadParameter(f"{value}: {error.strerror or error}") from None
     except InvalidRequest as error:
         raise click.BadParameter(f"{value}: {'; '.join(error.problems)}") from None
     except (ValueError, AttributeError) as error:  # no JSON, or no stdin
@@ -44,4 +44,4 @@ def write(path: str, request: PatchRequest) -> None:
         text = json.dumps(to_json(request), indent=2) + "\n"
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise Stopped(UNEXPECTED, f"{path} was not written: {error.strerror}") from None
+        raise Stopped(UNEXPECTED, f"{path} was not written: {error.strerror or error}") from None

@@ -77,10 +77,10 @@ def rest(told: PatchRequest, start: Start) -> Lines:
 
 def _groups(each: ClusterOutline) -> str:
     waves = names([str(size) for size in each.waves])
-    said = [_many(each.pilots, "pilot")] if each.pilots else []
+    said = [_many(each.pilots, "pilot") if each.pilots else "no pilots"]
     if waves:
         said.append(f"{'wave' if len(each.waves) == 1 else 'waves'} of {waves}")
-    return ", ".join(said) or "nothing to do"
+    return ", ".join(said)
 
 
 def _hosts(each: ClusterOutline, listed: Sequence[str]) -> Lines:
