@@ -67,7 +67,8 @@ async def soaks(rollout: Rollout[Any], cluster: str) -> None:
     """Waits until that cluster soaks."""
 
     async def does() -> bool:
-        return (await rollout.cluster_progress(cluster)).phase == "soaking"
+        clusters = (await rollout.progress()).clusters
+        return any(each.cluster == cluster and each.phase == "soaking" for each in clusters)
 
     await eventually(does)
 
@@ -259,7 +260,7 @@ async def test_the_wait_for_a_busy_host_runs_while_paused(client: Client, eu: st
         waiting = await here.start(ask(eu, policy=policy))
 
         async def waits() -> bool:
-            return "is busy" in (await waiting.cluster_progress(eu)).waits_for
+            return "is busy" in (await waiting.progress()).clusters[0].waits_for
 
         await eventually(waits)
         await waiting.pause(by=ALICE)
