@@ -8,7 +8,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
-from typing import Any, Generic, NoReturn, TypeVar, cast, final, overload
+from typing import Any, Generic, NoReturn, cast, final, overload
 
 import attrs
 from temporalio.client import (
@@ -27,6 +27,7 @@ from temporalio.client import (
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from typing_extensions import TypeVar
 
 from .exceptions import (
     InvalidRequest,
@@ -74,7 +75,7 @@ from .workflow._rollout_run import cluster_workflow_id
 __all__ = ["Approvals", "Rollout"]
 
 WorkflowT = TypeVar("WorkflowT", bound=SystemPatchWorkflow)
-StartedT = TypeVar("StartedT", bound=SystemPatchWorkflow)
+StartedT = TypeVar("StartedT", bound=SystemPatchWorkflow, default=SystemPatchWorkflow)
 AnswerT = TypeVar("AnswerT")
 WireT = TypeVar("WireT", bound=WireType)
 
@@ -164,6 +165,7 @@ class Rollout(Generic[WorkflowT]):
 
     Attributes:
         id: The rollout's workflow id.
+        client: The client that it speaks through.
         handle: Temporal's own handle on it, for your own handlers.
         approvals: Its gates.
     """
@@ -178,11 +180,16 @@ class Rollout(Generic[WorkflowT]):
         """The rollout's workflow id."""
         return self.handle.id
 
+    @property
+    def client(self) -> Client:
+        """The client that it speaks through."""
+        return self._client
+
     @classmethod
     async def start(
         cls,
         client: Client,
-        workflow: type[StartedT],
+        workflow: type[StartedT] | str,
         request: PatchRequest,
         *,
         id: str,
@@ -192,7 +199,8 @@ class Rollout(Generic[WorkflowT]):
 
         Args:
             client: A connected client. It needs no plugin.
-            workflow: Your ``SystemPatchWorkflow`` subclass, or that class itself.
+            workflow: Your ``SystemPatchWorkflow`` subclass, or that class itself. The name of its workflow type
+                will do where the class cannot be imported.
             request: What is asked for.
             id: The rollout's id. It is used once: starting it again, also after its end, is refused.
             task_queue: Where your workers listen.
@@ -209,11 +217,12 @@ class Rollout(Generic[WorkflowT]):
                 ],
                 what="PatchRequest",
             )
-        run = cast("Any", workflow).run
+        run = workflow if isinstance(workflow, str) else cast("Any", workflow).run
         try:
             handle: WorkflowHandle[Any, Any] = await client.start_workflow(
                 run,
                 request,
+                result_type=RolloutReport,
                 id=id,
                 task_queue=task_queue,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
@@ -231,7 +240,7 @@ class Rollout(Generic[WorkflowT]):
     async def plan(
         cls,
         client: Client,
-        workflow: type[StartedT],
+        workflow: type[StartedT] | str,
         request: PatchRequest,
         *,
         id: str,
@@ -243,7 +252,7 @@ class Rollout(Generic[WorkflowT]):
 
         Args:
             client: A connected client.
-            workflow: Your ``SystemPatchWorkflow`` subclass, or that class itself.
+            workflow: Your ``SystemPatchWorkflow`` subclass, or that class itself, or the name of its type.
             request: What is to be asked for.
             id: The id of the dry run, which is a workflow of its own. Used once.
             task_queue: Where your workers listen.
@@ -840,11 +849,18 @@ async def _answered(asking: Awaitable[AnswerT], id: str) -> AnswerT:
 def _told(error: RPCError, id: str) -> Exception:
     """What an RPC error means to an operator."""
     if error.status is RPCStatusCode.NOT_FOUND:
+        if error.message.startswith("Namespace "):  # else it is "workflow not found"
+            why = error.message.rstrip(".")
+            return RolloutNotFound(f"{why}: nobody can look for workflow {id!r} there")
         if "already completed" in error.message:
             return RolloutNotFound(f"{id!r} has ended: it takes no more messages")
         return RolloutNotFound(f"there is no workflow {id!r}, or its retention is over")
     if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
         return _no_worker(id)
+    if "no poller seen" in error.message:  # of a workflow that has ended it says so at once
+        return NotAnswered(
+            f"no worker answers for {id!r}: is one running on its task queue, with its class among the workflows?"
+        )
     if "Workflow Task in failed state" in error.message:
         return NotAnswered(
             f"{id!r} cannot answer, its workflow task fails: is its class among the workflows of the "

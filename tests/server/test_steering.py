@@ -607,3 +607,36 @@ async def test_explains_itself(client: Client, eu: str) -> None:
     assert report.outcome is Outcome.STOPPED
     assert why.waits == why.next == ()
     assert "1 host failed, 0 allowed" in why.stopped[0].why
+
+
+async def test_explains_what_is_decided_and_not_what_was_said(
+    client: Client, eu: str, us: str
+) -> None:
+    """While the pilots run their own budget is named; after a stop no cluster is "at its wave" any more."""
+    fleet = SimulatedFleet(
+        {eu: 3, us: 3}, faults={f"{us}-1": FailAt("perform_update", retryable=False)}
+    )
+    fleet.hold("perform_update", f"{eu}-1")
+    fleet.hold("check_service_health", f"{us}-1")
+    policy = RolloutPolicy(failure_budget=FailureBudget(max_failures=2))
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, us, policy=policy))
+        await fleet.reached("perform_update", f"{eu}-1")
+        await fleet.reached("check_service_health", f"{us}-1")
+        told = [each.why for each in (await rollout.explain()).next]
+        for name in (eu, us):
+            pilots = f"1 more failure among the pilots of cluster '{name}' would stop the rollout"
+            assert pilots in told
+            assert f"3 more failures in cluster '{name}' would stop the rollout" in told
+        fleet.release("check_service_health", f"{us}-1")
+        await in_phase(rollout, "stopping")
+        why = await rollout.explain()
+        assert why.next == ()
+        assert "pilots: 1 host failed, 0 allowed" in why.stopped[0].why
+        assert why.stopped[0].evidence[us] == "1 failed, 0 unreachable of 3; 2 allowed together"
+        (waits,) = [each for each in why.waits if eu in each.why]
+        assert waits.why == f"cluster '{eu}' stops: its hosts in flight have to end"
+        assert "others go to their end" in waits.evidence["they"]
+        assert (await rollout.progress()).waits_for.startswith(f"clusters {eu}")
+        fleet.release("perform_update", f"{eu}-1")
+        await ending(rollout)

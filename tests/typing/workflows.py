@@ -162,6 +162,8 @@ async def start(client: Client, request: PatchRequest) -> None:
     assert_type(base, Rollout[SystemPatchWorkflow])
     own = await Rollout.start(client, OwnRun, request, id="c", task_queue="q")
     assert_type(own, Rollout[OwnRun])
+    named = await Rollout.start(client, "PatchWebFleet", request, id="h", task_queue="q")
+    assert_type(named, Rollout[SystemPatchWorkflow])
 
     # Temporal's own way works, too.
     assert_type(

@@ -144,8 +144,8 @@ EVERY_VERB: dict[str, Asked] = {
     "no failures": changed(failure_budget=FailureBudget(max_failures=1)),
     "skip a host": SkipRequested(cluster="eu-1", hosts=frozenset({"eu-1-3"})),
     "skip of nobody": SkipRequested(cluster="nobody", hosts=frozenset({"eu-1-3"})),
-    "skip a wave": SkipRequested(wave=2),
-    "skip a wave of eu-1": SkipRequested(cluster="eu-1", wave=2),
+    "skip a wave": SkipRequested(wave=1),
+    "skip a wave of eu-1": SkipRequested(cluster="eu-1", wave=1),
 }
 
 
@@ -206,7 +206,7 @@ def test_the_table_is_what_happens(verb: Verb, phase: str) -> None:
         "resume": ResumeRequested(),
         "abort": AbortRequested(reason="enough"),
         "set_limits": changed(max_parallel_total=2),
-        "skip": SkipRequested(wave=2),
+        "skip": SkipRequested(wave=1),
     }
     if verb == "resume" and phase == "running":
         state = told(state, PauseRequested(after="host", cluster="eu-1"))
@@ -280,7 +280,7 @@ def test_after_the_end_nothing_is_legal(name: str) -> None:
     [
         lambda name: PauseRequested(after="host", cluster=name),
         lambda name: ResumeRequested(cluster=name),
-        lambda name: SkipRequested(cluster=name, wave=2),
+        lambda name: SkipRequested(cluster=name, wave=1),
         lambda name: SkipRequested(cluster=name, hosts=frozenset({"x"})),
     ],
 )
@@ -390,18 +390,18 @@ def test_a_skip_twice_is_refused() -> None:
     assert why_refused(state, host) == "host 'eu-1-3' is skipped already"
     loud = SkipRequested(cluster="eu-1", hosts=frozenset({"EU-1-3"}))
     assert why_refused(state, loud) == "host 'EU-1-3' is skipped already"
-    one = SkipRequested(cluster="eu-1", wave=2)
+    one = SkipRequested(cluster="eu-1", wave=1)
     state = told(state, one)
-    assert why_refused(state, one) == "wave 2 is skipped already"
-    assert why_refused(state, SkipRequested(wave=2)) is None
-    assert why_refused(told(state, SkipRequested(wave=2)), one) == "wave 2 is skipped already"
+    assert why_refused(state, one) == "wave 1 is skipped already"
+    assert why_refused(state, SkipRequested(wave=1)) is None
+    assert why_refused(told(state, SkipRequested(wave=1)), one) == "wave 1 is skipped already"
 
 
 def test_nothing_is_skipped_before_the_hosts_are_known() -> None:
     """Also while the rollout is paused while it lists."""
     state = told(in_phase("listing"), PauseRequested(after="host"))
     assert shown_phase(state) == "pausing"
-    assert why_refused(state, SkipRequested(wave=2)) == "cannot skip before the hosts are known"
+    assert why_refused(state, SkipRequested(wave=1)) == "cannot skip before the hosts are known"
 
 
 def test_an_abort_now_comes_on_top_of_an_abort() -> None:

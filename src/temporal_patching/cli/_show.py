@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -69,10 +70,14 @@ class Screen:
             one_line: JSON in one line.
         """
         if self.as_json:
-            # ASCII: whatever encoding the reader's side has, it is the same JSON.
-            self._write(json.dumps(to_json(value), indent=None if one_line else 2) + "\n")
+            self.show_json(value, one_line=one_line)
         else:
             self.say(said(value))
+
+    def show_json(self, value: WireType, *, one_line: bool = False) -> None:
+        """Writes one answer that is for programs, whoever asks."""
+        # ASCII: whatever encoding the reader's side has, it is the same JSON.
+        self._write(json.dumps(to_json(value), indent=None if one_line else 2) + "\n")
 
     def say(self, lines: Iterable[RenderableType]) -> None:
         """Writes lines for people."""
@@ -111,6 +116,7 @@ def status(progress: RolloutProgress) -> Lines:
         facts.append(("health", Text(progress.health, style=WARN)))
     if progress.notices_failed:
         facts.append(("notices", Text(f"{progress.notices_failed} not delivered", style=WARN)))
+    facts += [("answer", Text(command, style=WARN)) for _, command in needs(progress)]
     yield _table(facts)
     yield from _clusters(progress.clusters)
     yield from gates(progress.gates)
@@ -222,6 +228,45 @@ def changes(last: RolloutProgress | None, now: RolloutProgress) -> Lines:
             gate.waiting,
         ):
             yield _table([(f"gate {plain(gate.gate)}", gate_said(gate))], indent=10)
+    known = [] if last is None else needs(last)
+    for why, command in needs(now):
+        if (why, command) not in known:
+            yield _table([(Text("PEOPLE", style=WARN), Text(f"{plain(why)}: {command}"))], 10)
+
+
+def needs(progress: RolloutProgress) -> list[tuple[str, str]]:
+    """Why people are needed before it goes on, and their command; empty while it goes on by itself."""
+    if progress.outcome is not None or progress.phase == "stopping":
+        return []
+    found = [
+        (
+            f"gate {gate.gate!r} waits for {_more_votes(gate)}",
+            _command("approve", progress, "--gate", "" if gate.gate == "start" else gate.gate),
+        )
+        for gate in progress.gates
+        if gate.waiting
+    ]
+    if progress.phase in ("paused", "pausing"):
+        found.append((f"it is {progress.phase}", _command("resume", progress)))
+        return found
+    return found + [
+        (
+            f"cluster {cluster.cluster!r} is {cluster.phase}",
+            _command("resume", progress, "--cluster", cluster.cluster),
+        )
+        for cluster in progress.clusters
+        if cluster.phase in ("paused", "pausing")
+    ]
+
+
+def _command(verb: str, progress: RolloutProgress, option: str = "", value: str = "") -> str:
+    words = [verb, progress.rollout, *((option, value) if value else ())]
+    return f"temporal-patching {shlex.join(map(plain, words))} --by YOU"
+
+
+def _more_votes(gate: GateReport) -> str:
+    more = gate.quorum - sum(vote.approve for vote in gate.votes)
+    return f"{more} more {'vote' if more == 1 else 'votes'}"
 
 
 def _doing(cluster: ClusterProgress) -> str:
@@ -388,6 +433,11 @@ def names(some: Sequence[str]) -> str:
 def moment(at: datetime) -> str:
     """A time in UTC, to the second."""
     return at.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def table(rows: Iterable[Sequence[Cell]], indent: int = 2) -> RenderableType:
+    """Rows in columns."""
+    return _table(rows, indent)
 
 
 def _after(mark: str, text: str) -> str:

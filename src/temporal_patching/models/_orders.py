@@ -135,6 +135,10 @@ class ClusterUpdate(WireType):
     """The orders that it has carried out."""
     quiet: bool = False
     at_gate: int | None = None
+    wave: int | None = None
+    """The group that it is at, 0 for the pilots; and how many hosts of it were acted on, and failed."""
+    wave_acted: int = 0
+    wave_failed: int = 0
     too_late: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     """Hosts that it was to skip, but had started."""
     asks_pause: str | None = None

@@ -102,7 +102,8 @@ class FailureBudget(Checked):
 class Soak(Checked):
     """Healthy waiting after the pilots and after each wave, before the next one.
 
-    Its clock stands still while the rollout is paused or a person is awaited.
+    Its clock stands still while the rollout or its cluster is paused, also by a look that was inconclusive. A
+    gate before a wave asks when the soak before it is over.
 
     Args:
         duration: How long at least.

@@ -21,7 +21,7 @@ from ._rollout import (
     pause_of,
     shown_phase,
 )
-from ._rollout_policy import FailureBudget, RolloutPolicy, allowed
+from ._rollout_policy import FailureBudget, RolloutPolicy, allowed, cluster_plan, wave_sizes
 from ._rules import canonical, did_you_mean
 
 Verb = Literal["pause", "resume", "abort", "set_limits", "skip"]
@@ -170,6 +170,9 @@ def _skip(state: RolloutState, asked: SkipRequested) -> str | None:
     if asked.wave is not None:
         going = [view for view in state.clusters if view.phase != "ended"]
         meant = [view for view in going if asked.cluster in (None, view.name)]
+        most = max((len(wave_sizes(cluster_plan(state.policy, v.hosts))) for v in meant), default=0)
+        if asked.wave > most:
+            return f"there is no wave {asked.wave}: the last one is wave {most}"
         again = all(asked.wave in view.skip_waves for view in meant)
         return f"wave {asked.wave} is skipped already" if again else None
     views = [view for view in state.clusters if view.name == asked.cluster]

@@ -49,7 +49,7 @@ from ..models._report import MAX_LISTED, listed
 from ..policy import HostState, Outcome
 from ..policy import _cluster as machine
 from ..policy._gates import gated_waves
-from ..policy._order import domain_of, ordered
+from ..policy._order import domain_of, ordered, why_no_domains
 from ..policy._plan import list_fingerprint, shown_fingerprint
 from ..policy._rollout_policy import ClusterPlan, cluster_plan
 from ..policy._rules import canonical
@@ -135,6 +135,10 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             if canonical(host.name) in seen:
                 problems.append(f"host {host.name!r} is listed twice")
             seen.add(canonical(host.name))
+        # Of all that are listed: those that are left to do may be the ones that nobody has labelled.
+        unknown = why_no_domains(self._policy.order, (host.labels for host in hosts))
+        if unknown is not None:
+            problems.append(unknown)
         request = self._request.request
         only = {canonical(name) for name in request.only_hosts}
         left_out = {canonical(name) for name in request.exclude_hosts}
@@ -624,6 +628,9 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             obeyed=self._obeyed,
             quiet=machine.quiet(state),
             at_gate=state.group.wave + 1 if state.at_barrier == "gate" else None,
+            wave=state.group.wave if self._frozen else None,
+            wave_acted=state.group.acted,
+            wave_failed=state.group.failed + state.group.unreachable,
             too_late=tuple(self._too_late),
             asks_pause=self._asks_pause,
             needs=machine.needs(state),

@@ -57,7 +57,14 @@ from ..models._wire import to_json
 from ..policy import HostState, NoticeKind, Outcome
 from ..policy import _rollout as machine
 from ..policy import _verbs as verbs
-from ..policy._explain import OpenGate, Work, what_would_stop_it, why_it_stopped, why_it_waits
+from ..policy._explain import (
+    Gate,
+    Known,
+    Work,
+    what_would_stop_it,
+    why_it_stopped,
+    why_it_waits,
+)
 from ..policy._gates import START, gated_waves
 from ..policy._plan import fingerprint, gates_in_order, least_duration, shown_fingerprint
 from ..policy._rollout_policy import cluster_plan, wave_sizes
@@ -142,6 +149,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._gates = gates
         self._procedure: ResolvedProcedure | None = None
         self._updates: dict[str, ClusterUpdate] = {}
+        self._said_at: dict[str, datetime] = {}
+        """When each cluster told its last update."""
         self._fingerprint = ""
         self._first: dict[str, ClusterUpdate] = {}
         """What each cluster told when its list was made."""
@@ -426,50 +435,60 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
 
     def explain(self) -> Explanation:
         """Why it waits, why it stopped, what would stop it next."""
-        waiting = tuple(
-            OpenGate(
-                gate=gate.gate,
-                approvers=gate.approvers,
-                approved_by=tuple(vote.by for vote in gate.votes if vote.approve),
-                quorum=gate.quorum,
-                deadline=gate.deadline,
-            )
-            for gate in self._gates.approvals().gates
-            if gate.waiting
+        known = Known(
+            gates=tuple(
+                Gate(
+                    gate=gate.gate,
+                    approvers=gate.approvers,
+                    approved_by=tuple(vote.by for vote in gate.votes if vote.approve),
+                    rejected_by=tuple(vote.by for vote in gate.votes if not vote.approve),
+                    quorum=gate.quorum,
+                    deadline=gate.deadline,
+                    outcome=gate.outcome,
+                )
+                for gate in self._gates.approvals().gates
+                if gate.waiting or gate.outcome is not None
+            ),
+            work=tuple(self._work(name) for name in self._request.clusters),
+            paused_by=self._paused_by(),
+            window=self._window.reason if self._window is not None else "",
         )
-        said = (self._cluster_progress(name) for name in self._request.clusters)
-        work = tuple(
-            Work(
-                cluster=each.cluster,
-                phase=each.phase,
-                waits_for=each.waits_for,
-                in_flight=len(each.in_flight),
-            )
-            for each in said
-        )
-        paused = next(
-            (each for each in reversed(self._audit) if each.what.startswith("pause")), None
-        )
-        by = (
-            ""
-            if paused is None
-            else f"{paused.by}: {paused.reason}"
-            if paused.reason
-            else paused.by
-        )
-        window = self._window.reason if self._window is not None else ""
-        windows = self._request.policy.windows
-        stops = (
-            windows is not None and windows.on_window_close == "stop" and self._state.window_open
-        )
-        closes = window if stops else ""
         return Explanation(
             rollout=self._id,
             phase=machine.shown_phase(self._state),
-            waits=why_it_waits(self._state, gates=waiting, work=work, paused_by=by, window=window),
-            stopped=why_it_stopped(self._state),
-            next=what_would_stop_it(self._state, gates=waiting, closes=closes),
+            waits=why_it_waits(self._state, known),
+            stopped=why_it_stopped(self._state, known),
+            next=what_would_stop_it(self._state, known),
         )
+
+    def _work(self, cluster: str) -> Work:
+        """What a cluster said last of its own work."""
+        update = self._updates.get(cluster)
+        if update is None:
+            return Work(cluster=cluster, phase="listing")
+        progress = update.progress
+        return Work(
+            cluster=cluster,
+            phase=progress.phase,
+            waits_for=progress.waits_for,
+            in_flight=progress.hosts - sum(progress.counts.values()),
+            said_at=self._said_at[cluster],
+            wave=update.wave,
+            acted=update.wave_acted,
+            failed=update.wave_failed,
+            held=progress.left_out_of_service,
+            stopped=progress.stopped,
+        )
+
+    def _paused_by(self) -> Mapping[str, str]:
+        """Who paused what last, and why: the rollout (``""``), or a cluster."""
+        found: dict[str, str] = {}
+        for cluster in ("", *self._request.clusters):
+            what = f"pause {f'cluster {cluster!r}' if cluster else 'the rollout'} "
+            records = (each for each in reversed(self._audit) if each.what.startswith(what))
+            for record in islice(records, 1):
+                found[cluster] = f"{record.by}: {record.reason}" if record.reason else record.by
+        return found
 
     def audit(self) -> AuditReport:
         """Decisions and accepted verbs, in order."""
@@ -621,6 +640,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         if last is not None and update.sequence <= last.sequence:
             return
         self._updates[cluster] = attrs.evolve(update, host_names=())
+        self._said_at[cluster] = workflow.now()
         if update.host_names:
             self._hosts[cluster] = update.host_names
         if last is None:
@@ -756,13 +776,18 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             listing = [view.name for view in state.clusters if view.phase == "listing"]
             return f"the hosts of {', '.join(listing)}"
         phase = machine.shown_phase(state)
+        if phase == "stopping":  # no vote and no window makes it start anything any more
+            return f"clusters {', '.join(open_clusters)}" if open_clusters else ""
         if phase == "paused":
-            return "resume"
+            by = self._paused_by().get("")
+            return f"resume; paused by {by}" if by else "resume"
         if phase == "pausing":
             moving = [
                 view.name for view in state.clusters if view.phase != "ended" and not view.quiet
             ]
-            return f"hosts in flight in {', '.join(moving)}"
+            by = self._paused_by().get("")
+            paused = f"; paused by {by}" if by else ""
+            return f"hosts in flight in {', '.join(moving)}{paused}"
         gates = [gate for gate in self._gates.approvals().gates if gate.waiting]
         if gates:
             return "; ".join(
