@@ -553,8 +553,11 @@ def restored(state: Procedure) -> Procedure:
     Raises:
         InvalidRequest: It is not parked.
     """
-    _failure_of(state, "restored")
-    return attrs.evolve(state, way="recover" if state.touched else "close", halt=False)
+    failure = attrs.evolve(
+        _failure_of(state, "restored"), checkpoint=None
+    )  # nobody resumes from it
+    way: Way = "recover" if state.touched else "close"
+    return attrs.evolve(state, way=way, halt=False, failure=failure)
 
 
 def _failure_of(state: Procedure, verb: str) -> Failure:
