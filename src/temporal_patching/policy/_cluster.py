@@ -11,62 +11,26 @@ policy says so, and then waits at the gate before the next wave, where there is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import attrs
 
 from ._rollout_policy import Allowed, ClusterPlan
-from ._states import ACTED_ON, SUCCESSES, HostState, Outcome
-
-CODES: Mapping[HostState, bytes] = {
-    HostState.NOT_STARTED: b".",
-    HostState.PATCHED: b"P",
-    HostState.UNCHANGED: b"U",
-    HostState.FAILED: b"F",
-    HostState.UNREACHABLE: b"X",
-    HostState.REBOOT_PENDING: b"B",
-    HostState.SKIPPED: b"S",
-    HostState.CANCELLED: b"C",
-    HostState.GONE: b"G",
-}
-"""One byte a host. ``r`` stands for one in flight."""
+from ._states import SUCCESSES, HostState, Outcome
+from ._tally import CODES, Group, Tally, ended, flies, out_of_service, started
 
 PauseAfter = Literal["host", "step"]
 """What a pause lets end: each host in flight (``"host"``), or only the step that it is at (``"step"``)."""
 
-IN_FLIGHT = b"r"
 _STATES: Mapping[int, HostState] = {code[0]: state for state, code in CODES.items()}
 
 
 @attrs.frozen(kw_only=True)
-class Group:
-    """The pilots or a wave: what has come of its hosts so far."""
-
-    wave: int
-    limit: int
-    """How many hosts it may start. For pilots: how many must count."""
-    started: int = 0
-    counting: int = 0
-    """Pilots that count: UNCHANGED ones are replaced by the next host."""
-    acted: int = 0
-    failed: int = 0
-    unreachable: int = 0
-
-
-@attrs.frozen(kw_only=True)
-class ClusterState:
+class ClusterState(Tally):
     """Where a cluster is."""
 
     plan: ClusterPlan
-    codes: bytes
-    group: Group
-    in_flight: int = 0
-    held: frozenset[int] = frozenset()
-    """Hosts that have ended and are out of service."""
-    acted: int = 0
-    failed: int = 0
-    unreachable: int = 0
     slots: int | None = 0
     """How many may be in flight by the rollout's grant. 0: not yet. None: as many as the plan says."""
     risk: int | None = None
@@ -283,28 +247,10 @@ def _stop_requested(state: ClusterState, event: StopRequested) -> Decision:
 
 
 def _host_ended(state: ClusterState, event: HostEnded) -> Decision:
-    if state.codes[event.host : event.host + 1] != IN_FLIGHT:
+    if not flies(state, event.host):
         return state, ()  # told twice
-    ended, group = event.state, state.group
-    acted, failed = ended in ACTED_ON, ended is HostState.FAILED
-    unreachable = ended is HostState.UNREACHABLE
-    state = attrs.evolve(
-        state,
-        codes=_with(state.codes, event.host, CODES[ended]),
-        in_flight=state.in_flight - 1,
-        halted=state.halted - {event.host},
-        held=state.held | {event.host} if event.left_out else state.held,
-        acted=state.acted + acted,
-        failed=state.failed + failed,
-        unreachable=state.unreachable + unreachable,
-        group=attrs.evolve(
-            group,
-            counting=group.counting + acted,
-            acted=group.acted + acted,
-            failed=group.failed + failed,
-            unreachable=group.unreachable + unreachable,
-        ),
-    )
+    state = ended(state, event.host, event.state, left_out=event.left_out)
+    state = attrs.evolve(state, halted=state.halted - {event.host})
     why = why_stop(state) if state.stopped is None else None
     if why is not None:
         return _stop(state, f"{why} ({event.why})" if event.why else why, _cancels(state))
@@ -339,7 +285,7 @@ def _pause_changed(state: ClusterState, event: PauseChanged) -> Decision:
 
 
 def _host_halted(state: ClusterState, event: HostHalted) -> Decision:
-    if state.codes[event.host : event.host + 1] != IN_FLIGHT:
+    if not flies(state, event.host):
         return state, ()
     halted = state.halted | {event.host} if event.halted else state.halted - {event.host}
     return attrs.evolve(state, halted=halted), ()
@@ -457,12 +403,7 @@ def _fill(state: ClusterState) -> Decision:
         if host is None:
             break
         commands.append(StartHost(host))
-        state = attrs.evolve(
-            state,
-            codes=_with(state.codes, host, IN_FLIGHT),
-            in_flight=state.in_flight + 1,
-            group=attrs.evolve(state.group, started=state.group.started + 1),
-        )
+        state = started(state, host)
     if state.in_flight or (state.stopped is None and _waits(state)):
         return state, tuple(commands)
     if state.stopped is None and _left(state):
@@ -499,20 +440,12 @@ def _pick(state: ClusterState) -> int | None:
     host = state.codes.find(waiting)
     if plan.max_per_domain is None:
         return host if host >= 0 else None
-    out = Counter(plan.domains[each] for each in _out_of_service(state))
+    out = Counter(plan.domains[each] for each in out_of_service(state))
     while host >= 0:
         if out[plan.domains[host]] < plan.max_per_domain:
             return host
         host = state.codes.find(waiting, host + 1)
     return None
-
-
-def _out_of_service(state: ClusterState) -> Iterator[int]:
-    yield from state.held
-    host = state.codes.find(IN_FLIGHT)
-    while host >= 0:
-        yield host
-        host = state.codes.find(IN_FLIGHT, host + 1)
 
 
 def _at_barrier(state: ClusterState) -> Decision:
@@ -578,10 +511,6 @@ def _why_stuck(state: ClusterState) -> str:
     if held < plan.max_out_of_service and plan.max_per_domain is not None:
         limit = f"max_per_domain is {plan.max_per_domain}"
     return f"nothing may start: {held} held out of service, {limit}"
-
-
-def _with(codes: bytes, host: int, code: bytes) -> bytes:
-    return codes[:host] + code + codes[host + 1 :]
 
 
 # What became of the cluster
