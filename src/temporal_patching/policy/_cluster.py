@@ -452,7 +452,7 @@ def _stop(state: ClusterState, reason: str, cancel: bool) -> Decision:
     commands: list[ClusterCommand] = []
     if state.in_flight and cancel:
         commands.append(CancelHosts(reason))
-    elif state.in_flight and stand_still:
+    elif stand_still and (state.in_flight or state.parked):
         commands.append(HaltHosts(halt=False))
     state, more = _fill(state)
     return state, (*commands, *more)
@@ -551,12 +551,15 @@ def _at_barrier(state: ClusterState) -> Decision:
     if state.slots == 0:
         return state, ()  # it is not its turn
     wave = state.group.wave + 1
+    # People have seen this group as it is: a pilot that is repaired, and needed nothing, is not replaced.
+    over = attrs.evolve(state.group, limit=0)
     if state.plan.soaks and state.group.started and not state.soaked:
-        return attrs.evolve(state, at_barrier="soak"), (BeginSoak(state.group.wave),)
+        state = attrs.evolve(state, at_barrier="soak", group=over)
+        return state, (BeginSoak(state.group.wave),)
     if wave in state.skip_waves:
         return _at_barrier(_without_wave(state, wave))
     if wave in state.plan.gates and wave not in state.opened:
-        return attrs.evolve(state, at_barrier="gate"), (AskGate(wave),)
+        return attrs.evolve(state, at_barrier="gate", group=over), (AskGate(wave),)
     group = Group(wave=wave, limit=state.plan.wave_size(wave))
     return attrs.evolve(state, group=group, soaked=False), ()
 
