@@ -194,6 +194,7 @@ def rollout_policies(clusters: list[str] | None = None) -> st.SearchStrategy[Rol
         total_failure_budget=st.none() | failure_budgets(strict=False),
         in_flight=st.sampled_from(["cancel", "finish"]),
         stop_scope=st.sampled_from(["rollout", "cluster"]),
+        on_host_failure=st.sampled_from(["fail", "park"]),
         on_busy_host=st.sampled_from(["fail", "skip", "wait"]),
         busy_host_timeout=durations,
         reboot=st.sampled_from(["never", "if_needed", "always"]),

@@ -341,7 +341,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
     def answer(self, order: Order, answer: Steered) -> Steered:
         """Keeps what an operation was answered."""
         if order.operation:
-            self._answers[verbs.NAMES[type(self._asked(order))], order.operation] = answer
+            self._answers[verbs.verb_of(self._asked(order)), order.operation] = answer
             if len(self._answers) > MAX_ANSWERS:
                 del self._answers[next(iter(self._answers))]
         return answer
