@@ -14,19 +14,23 @@ from temporalio.common import RetryPolicy
 
 from temporal_patching.models import (
     Abort,
+    Accept,
     FleetHealth,
     Host,
     HostList,
     HostsQuery,
     PatchRequest,
     Pause,
+    Restore,
     Resume,
+    Retry,
     SetLimits,
     Skip,
     StepResult,
     Vote,
 )
 from temporal_patching.policy import (
+    DEFAULT_STEPS,
     ApprovalPolicy,
     Calendar,
     DatedPeriod,
@@ -370,6 +374,14 @@ WRITTEN: dict[Any, st.SearchStrategy[Any]] = {
         **who_and_why,
     ),
     Resume: st.builds(Resume, cluster=st.none() | node_names, **who_and_why),
+    Retry: st.builds(
+        Retry,
+        host=node_names,
+        from_step=st.none() | st.sampled_from(DEFAULT_STEPS.names),
+        **who_and_why,
+    ),
+    Accept: st.builds(Accept, host=node_names, **who_and_why),
+    Restore: st.builds(Restore, host=node_names, **who_and_why),
     SetLimits: set_limits,
     Skip: skips,
     HostsQuery: st.builds(HostsQuery, page=st.integers(0)),
