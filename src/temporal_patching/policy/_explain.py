@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import final
+from itertools import islice
+from typing import final, get_args
 
 import attrs
 
+from ._repair import Repair
 from ._rollout import ClusterView, RolloutState, pause_of, ring_of, shown_phase
 from ._rollout_policy import FailureBudget, allowed
+from ._rules import canonical
+
+MAX_PARKED_SHOWN = 20
+"""Parked hosts that an explanation names; the cluster's progress has them all."""
 
 
 @final
@@ -38,6 +44,16 @@ class OpenGate:
 
 
 @attrs.frozen(kw_only=True)
+class Parked:
+    """A host that failed and waits for a person."""
+
+    host: str
+    step: str
+    reason: str = ""
+    left_out: str | None = None
+
+
+@attrs.frozen(kw_only=True)
 class Work:
     """What a cluster said last of its own work."""
 
@@ -45,6 +61,7 @@ class Work:
     phase: str
     waits_for: str
     in_flight: int
+    parked: tuple[Parked, ...] = ()
 
 
 def why_it_waits(
@@ -105,6 +122,9 @@ def _waits(
         yield Because(why="no host may start now", evidence={"windows": window})
     if state.phase in ("running", "stopping"):
         yield from _waits_for_work(state, work)
+    if state.phase == "running":
+        for view in state.clusters:
+            yield from _waits_for_repair(state, view, work)
 
 
 def _waits_for_work(state: RolloutState, work: tuple[Work, ...]) -> Iterator[Because]:
@@ -133,6 +153,55 @@ def _waits_for_work(state: RolloutState, work: tuple[Work, ...]) -> Iterator[Bec
                     "slots": "as its policy says" if view.slots is None else str(view.slots),
                 },
             )
+
+
+def _waits_for_repair(
+    state: RolloutState, view: ClusterView, work: tuple[Work, ...]
+) -> Iterator[Because]:
+    """The parked hosts of a cluster, which people have to answer, and the answers that wait to begin."""
+    if view.parked:
+        number, said = (
+            len(view.parked),
+            {
+                canonical(each.host): each
+                for told in work
+                if told.cluster == view.name
+                for each in told.parked
+            },
+        )
+        evidence = {
+            host: _why_parked(step, said.get(host))
+            for host, step in islice(view.parked.items(), MAX_PARKED_SHOWN)
+        }
+        if number > MAX_PARKED_SHOWN:
+            evidence["and"] = f"{number - MAX_PARKED_SHOWN} more"
+        limit = allowed(state.policy.failure_budget, view.hosts).failures
+        evidence["of the failure budget"] = f"{number} of {limit} used by parked hosts"
+        evidence["may be asked"] = ", ".join(get_args(Repair))
+        hosts = "1 parked host waits" if number == 1 else f"{number} parked hosts wait"
+        yield Because(why=f"cluster {view.name!r}: {hosts} for a person", evidence=evidence)
+    waiting = len(view.repairs) + view.repairs_waiting
+    if waiting and view.phase == "running":
+        repairs = "1 repair has" if waiting == 1 else f"{waiting} repairs have"
+        yield Because(
+            why=f"cluster {view.name!r}: {repairs} not begun",
+            evidence={
+                "they begin": "before any new host, when hosts may start",
+                "paused": pause_of(state, view) or "no",
+                "windows": "open" if state.window_open else "closed",
+                "slots": "as its policy says" if view.slots is None else str(view.slots),
+                "max_out_of_service": str(
+                    state.policy.max_out_of_service or state.policy.max_parallel
+                ),
+            },
+        )
+
+
+def _why_parked(step: str, said: Parked | None) -> str:
+    if said is None or not said.reason:
+        return step
+    out = f"; out of service: {said.left_out}" if said.left_out else ""
+    return f"{said.reason}{out}" if said.reason.startswith(step) else f"{step}: {said.reason}{out}"
 
 
 def why_it_stopped(state: RolloutState) -> tuple[Because, ...]:
@@ -176,6 +245,7 @@ def _would_stop(state: RolloutState, gates: tuple[OpenGate, ...], closes: str) -
             failed=sum(view.failed for view in views),
             unreachable=sum(view.unreachable for view in views),
             acted=sum(view.acted for view in views),
+            parked={host: step for view in views for host, step in view.parked.items()},
         )
         yield _left(policy.total_failure_budget, "over all clusters", "the rollout", total)
     for gate in gates:
@@ -199,6 +269,8 @@ def _left(budget: FailureBudget, where: str, what: str, view: ClusterView) -> Be
     }
     if limit.unreachable is not None:
         evidence["allowed unreachable"] = str(limit.unreachable)
+    if view.parked:
+        evidence["of those parked"] = str(len(view.parked))
     if limit.min_sample > view.acted:
         evidence["a percentage counts after"] = f"{limit.min_sample} hosts"
     some = "1 more failure" if more == 1 else f"{more} more failures"

@@ -61,7 +61,14 @@ from ..models._wire import to_json
 from ..policy import HostState, NoticeKind, Outcome
 from ..policy import _rollout as machine
 from ..policy import _verbs as verbs
-from ..policy._explain import OpenGate, Work, what_would_stop_it, why_it_stopped, why_it_waits
+from ..policy._explain import (
+    OpenGate,
+    Parked,
+    Work,
+    what_would_stop_it,
+    why_it_stopped,
+    why_it_waits,
+)
 from ..policy._gates import START, gated_waves
 from ..policy._plan import fingerprint, least_duration
 from ..policy._plan import in_order as gates_in_order
@@ -475,6 +482,10 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 phase=each.phase,
                 waits_for=each.waits_for,
                 in_flight=len(each.in_flight),
+                parked=tuple(
+                    Parked(host=p.host, step=p.step, reason=p.reason, left_out=p.left_out)
+                    for p in each.parked
+                ),
             )
             for each in said
         )
