@@ -714,10 +714,10 @@ def _window_changed(state: RolloutState, event: WindowChanged) -> Decision:
 
 
 def hosts_may_start(state: RolloutState) -> bool:
-    """Whether the windows are open, and the approval to start still holds."""
-    return state.window_open and not (
-        state.phase == "running" and START in state.asked - state.passed
-    )
+    """Whether the windows are open, the approval to start still holds, and nobody has ended it."""
+    holds = START not in state.asked - state.passed
+    # The orders of an abort may be heard before its cancel.
+    return state.window_open and holds and state.aborting is None
 
 
 def _windows_closed(state: RolloutState, event: WindowsClosed) -> Decision:
