@@ -39,6 +39,7 @@ from .exceptions import (
 )
 from .models import (
     Abort,
+    Accept,
     ApprovalReport,
     AuditReport,
     ClusterProgress,
@@ -53,7 +54,9 @@ from .models import (
     HostState,
     PatchRequest,
     Pause,
+    Restore,
     Resume,
+    Retry,
     RolloutPlan,
     RolloutProgress,
     RolloutReport,
@@ -66,7 +69,7 @@ from .models._plan import for_hosts
 from .models._steering import Order
 from .models._wire import WireType, from_json, to_json
 from .policy import Amount, FailureBudget, PauseAfter
-from .policy._cluster import IN_FLIGHT
+from .policy._tally import IN_FLIGHT
 from .policy._verbs import Verb
 from .workflow import SystemPatchWorkflow, gather
 from .workflow._cluster_run import host_workflow_id
@@ -566,6 +569,8 @@ class Rollout(Generic[WorkflowT]):
     ) -> Steered:
         """Does not start a host, or a whole wave. One that has started goes on; the answer says so.
 
+        A parked host stays as it is: it has failed, and is named if it is out of service.
+
         Args:
             by: Who asks.
             reason: Why, for the record.
@@ -581,6 +586,61 @@ class Rollout(Generic[WorkflowT]):
             by=by, reason=reason, operation=_operation(), host=host, wave=wave, cluster=cluster
         )
         return await self._steer("skip", order)
+
+    async def retry(
+        self, host: str, *, by: str, reason: str = "", from_step: str | None = None
+    ) -> Steered:
+        """Goes on with a parked host (``RolloutPolicy.on_host_failure="park"``).
+
+        It starts when a host may start: not while the rollout is paused or the windows are closed, and
+        within ``max_parallel``. Answers when it is accepted; ``progress`` shows what becomes of it.
+
+        Args:
+            host: The host.
+            by: Who asks.
+            reason: Why, for the record.
+            from_step: Where to begin: at the step that failed or at one before it. Default: at the step
+                that failed, with the checkpoint that it had.
+
+        Raises:
+            Refused: The host is not parked, or the step is none of it; the reason says what to do.
+            NotAnswered, RolloutNotFound: As ``pause``.
+        """
+        order = Retry(by=by, reason=reason, operation=_operation(), host=host, from_step=from_step)
+        return await self._steer("retry", order)
+
+    async def accept(self, host: str, *, by: str, reason: str = "") -> Steered:
+        """Takes the step that failed of a parked host as done, and goes on behind it.
+
+        For what a person has done by hand, or has looked at and finds good. Starts as ``retry``.
+
+        Args:
+            host: The host.
+            by: Who asks.
+            reason: Why, for the record.
+
+        Raises:
+            Refused, NotAnswered, RolloutNotFound: As ``retry``.
+        """
+        order = Accept(by=by, reason=reason, operation=_operation(), host=host)
+        return await self._steer("accept", order)
+
+    async def restore(self, host: str, *, by: str, reason: str = "") -> Steered:
+        """Gives a parked host back, as if it had not been parked. It stays failed.
+
+        A host that was not touched is as it was. One whose update had begun returns to service only if it
+        is healthy; otherwise it is held, and named. Starts at once, also while the rollout is paused.
+
+        Args:
+            host: The host.
+            by: Who asks.
+            reason: Why, for the record.
+
+        Raises:
+            Refused, NotAnswered, RolloutNotFound: As ``retry``.
+        """
+        order = Restore(by=by, reason=reason, operation=_operation(), host=host)
+        return await self._steer("restore", order)
 
     async def explain(self) -> Explanation:
         """Why it waits, why it stopped, and what would stop it next, each with its evidence.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from temporal_patching.policy import FailureBudget, Outcome, RolloutPolicy
 from temporal_patching.policy._amount import rounded_down
+from temporal_patching.policy._repair import PendingRepair, Repair
 from temporal_patching.policy._rollout import (
     AbortRequested,
     CancelCluster,
@@ -26,6 +27,7 @@ from temporal_patching.policy._rollout import (
     OpenGate,
     PauseRequested,
     PlanLimits,
+    RepairRequested,
     ResumeRequested,
     RolloutCommand,
     RolloutEvent,
@@ -35,6 +37,7 @@ from temporal_patching.policy._rollout import (
     WindowChanged,
     WindowsClosed,
     decide,
+    failures_of,
     gate_before,
     is_paused,
     pause_of,
@@ -44,6 +47,7 @@ from temporal_patching.policy._rollout import (
 from temporal_patching.policy._verbs import Asked, why_refused
 
 SEEDS = 6_000
+REPAIRS: tuple[Repair, ...] = get_args(Repair)
 
 
 # What a cluster reads out of its view when it is told, beside pauses, windows and limits
@@ -105,6 +109,18 @@ class Cluster:
             return 0
         return min(self.slots or 0, self.needs if self.stopping else max(self.needs, 1))
 
+    parked: set[str] = attrs.field(factory=set[str])
+    """Hosts that wait for a person. They have failed."""
+    asked: list[PendingRepair] = attrs.field(factory=list[PendingRepair])
+    """What it was told to do with them, not taken up yet."""
+    repaired: int = 0
+
+    def said(self) -> dict[str, Any]:
+        """What it tells of its hosts."""
+        counts = {"acted": self.failed, "failed": self.failed, "unreachable": 0}
+        parked = dict.fromkeys(sorted(self.parked), "perform_update")
+        return {**counts, "parked": parked, "repaired": self.repaired}
+
     @property
     def stopping(self) -> bool:
         """Whether it was told to end, in one way or the other."""
@@ -150,6 +166,8 @@ class RolloutRun:
         if isinstance(event, (PauseRequested, ResumeRequested)):
             for cluster in self.clusters.values():
                 cluster.quiet = False
+        if isinstance(event, RepairRequested) and event.how == "restore":
+            self.clusters[event.cluster].quiet = False  # it moves, whatever holds
         if isinstance(event, LimitsRequested):
             self.lowered = True
         if isinstance(event, AbortRequested):
@@ -157,11 +175,13 @@ class RolloutRun:
         followed = [each for command in commands for each in self.take(command)]
         self.commands += followed
         if not isinstance(
-            event, (PauseRequested, ResumeRequested, LimitsRequested, SkipRequested)
+            event,
+            (PauseRequested, ResumeRequested, LimitsRequested, SkipRequested, RepairRequested),
         ):  # those are refused when they are no news, or answered as the first time
             assert decide(self.state, event) == (self.state, ()), "told twice"
         self.check_grants()
         self.check_pause()
+        self.check_parked()
         assert self.over == (self.state.phase == "ended")
         return followed
 
@@ -196,7 +216,12 @@ class RolloutRun:
         if view.stop is not None and view.stop not in cluster.told:
             assert not cluster.told, "the first reason stays"
             cluster.told.append(view.stop)
+            cluster.quiet = False  # what stands still is given back
             followed.append(StopCluster(cluster.name, view.stop))
+        for repair in view.repairs:
+            if repair.number > max([cluster.repaired, *(each.number for each in cluster.asked)]):
+                assert repair.host in cluster.parked, "only what is parked"
+                cluster.asked.append(repair)
         if view.opened != cluster.opened:
             assert view.opened > cluster.opened, "a gate that is passed stays passed"
             for wave in view.opened:
@@ -304,6 +329,19 @@ class RolloutRun:
             if self.state.policy.max_parallel_clusters is None and not self.state.policy.rings:
                 assert all(each.granted or each.ended for each in self.clusters.values())
 
+    def check_parked(self) -> None:
+        """One answer a host, and none of a cluster that has ended; what is asked is in order."""
+        for view in self.state.clusters:
+            asked = [each.host for each in view.repairs]
+            assert not set(asked) & set(view.parked), "answered, it does not wait"
+            assert len(asked) == len(set(asked))
+            numbers = [each.number for each in view.repairs]
+            assert numbers == sorted(set(numbers))
+            assert all(number <= view.repairs_asked for number in numbers)
+            if view.phase == "ended":
+                assert not view.parked
+                assert not asked
+
     def check_pause(self) -> None:
         """It is paused only if every cluster that has not ended said so after it was told."""
         open_clusters = [each for each in self.clusters.values() if not each.ended]
@@ -404,8 +442,19 @@ def asked_by_somebody(rng: random.Random, run: RolloutRun) -> Asked:
         LimitsRequested(policy=policy),
         SkipRequested(cluster=where, wave=rng.randint(1, 3)),
         SkipRequested(cluster=rng.choice([*run.clusters]), hosts=frozenset({"c0-0"})),
+        *some_repair(rng, run),
+        *some_repair(rng, run),
     ]
     return rng.choice(verbs)
+
+
+def some_repair(rng: random.Random, run: RolloutRun) -> list[Asked]:
+    """Something is asked for a parked host, if there is one."""
+    parked = [(view.name, host) for view in run.state.clusters for host in sorted(view.parked)]
+    if not parked:
+        return []
+    cluster, host = rng.choice(parked)
+    return [RepairRequested(cluster=cluster, host=host, how=rng.choice(REPAIRS))]
 
 
 def play(rng: random.Random, policy: RolloutPolicy | None = None) -> RolloutRun:
@@ -438,6 +487,9 @@ def play(rng: random.Random, policy: RolloutPolicy | None = None) -> RolloutRun:
                 run.tell(ResumeRequested())
             if not run.state.window_open:
                 run.tell(WindowChanged(True))
+            for asked in some_repair(rng, run):
+                if why_refused(run.state, asked) is None:
+                    run.tell(asked)
         play_a_turn(
             rng, run, trouble=trouble, death=death, abort=abort, steers=steers, closes=closes
         )
@@ -462,6 +514,9 @@ def play_a_turn(
         if why_refused(run.state, asked) is None:
             run.tell(asked)
         run.tell(WindowChanged(rng.random() < 0.7))
+    for repair in some_repair(rng, run) if rng.random() < 0.2 else ():
+        if why_refused(run.state, repair) is None:
+            run.tell(repair)
     if rng.random() < closes:
         run.tell(WindowsClosed("the windows have closed", for_good=rng.random() < 0.3))
     waiting = [gate for gate in run.open_gates if gate not in run.passed]
@@ -476,7 +531,8 @@ def play_a_turn(
         [each for each in run.clusters.values() if not each.ended] or [*run.clusters.values()]
     )
     if rng.random() < death:
-        run.tell(ended(cluster.name, Outcome.STOPPED, "terminated"))
+        died = ended(cluster.name, Outcome.STOPPED, "terminated")
+        run.tell(attrs.evolve(died, reported=False))
     elif not cluster.planned and not cluster.stopping:
         if rng.random() < 0.05:
             run.tell(ClusterNotPlanned(cluster=cluster.name, problem="no inventory"))
@@ -496,7 +552,9 @@ def play_a_turn(
 def goes_on(rng: random.Random, run: RolloutRun, cluster: Cluster, trouble: float) -> None:
     """A cluster that has its list tells something, where it has something to tell."""
     (view,) = (each for each in run.state.clusters if each.name == cluster.name)
-    counts: dict[str, Any] = {"acted": cluster.failed, "failed": cluster.failed, "unreachable": 0}
+    if cluster.asked and rng.random() < 0.5:
+        take_up(rng, cluster)
+    counts = cluster.said()
     still: dict[str, Any] = {"at_gate": cluster.at_gate, **counts}
     if pause_of(run.state, view) is not None:
         progressed(run, cluster.name, quiet=rng.random() < 0.5, **still)
@@ -511,19 +569,35 @@ def goes_on(rng: random.Random, run: RolloutRun, cluster: Cluster, trouble: floa
         cluster.at_gate = None
         bad = rng.random() < trouble
         cluster.failed += bad
-        counts = {"acted": cluster.failed, "failed": cluster.failed, "unreachable": 0}
+        if bad and rng.random() < 0.9:
+            cluster.parked.add(f"{cluster.name}-{cluster.failed}-{rng.randint(0, 99)}")
+        stopped = "too many" if bad and rng.random() < 0.15 else None
+        if stopped is not None:
+            cluster.parked.clear()
+        counts = cluster.said()
+        done = {name: counts[name] for name in ("acted", "failed", "unreachable")}
         if rng.random() < 0.3:  # it may be an old message, which says more than a newer one
-            counts["needs"] = rng.choice([cluster.needs, cluster.needs + 1, rng.randint(0, 9)])
-        stopped = "too many" if bad and rng.random() < 0.3 else None
-        if stopped is None and rng.random() < 0.4 and not cluster.gates:
+            needs = rng.choice([cluster.needs, cluster.needs + 1, rng.randint(0, 9)])
+            counts["needs"] = max(needs, len(cluster.parked) + len(cluster.asked))
+        waits = cluster.parked or cluster.asked
+        if stopped is None and rng.random() < 0.4 and not cluster.gates and not waits:
             outcome = Outcome.PARTIAL if cluster.failed else Outcome.PATCHED
-            counts.pop("needs", None)
-            run.tell(ended(cluster.name, outcome, **counts))
+            run.tell(ended(cluster.name, outcome, **done))
         else:
             run.tell(ClusterProgressed(cluster=cluster.name, stopped=stopped, **counts))
             if stopped:
-                counts.pop("needs", None)
-                run.tell(ended(cluster.name, Outcome.STOPPED, stopped, **counts))
+                run.tell(ended(cluster.name, Outcome.STOPPED, stopped, **done))
+
+
+def take_up(rng: random.Random, cluster: Cluster) -> None:
+    """A cluster does what it was asked for a parked host: that may help."""
+    repair = cluster.asked.pop(0)
+    cluster.repaired = repair.number
+    cluster.parked.discard(repair.host)
+    if repair.how in ("retry", "accept") and rng.random() < 0.5:
+        cluster.failed -= 1
+    elif repair.how != "skip" and rng.random() < 0.3:
+        cluster.parked.add(repair.host)
 
 
 def check(run: RolloutRun) -> None:
@@ -585,6 +659,7 @@ def test_the_simulation_reaches_every_outcome() -> None:
     assert any("/" in gate for run in runs for gate in run.open_gates)
     granted = [each for run in runs for each in run.commands if isinstance(each, GrantSlots)]
     assert sum(each.slots == 0 for each in granted) > 5, "slots are taken back"
+    assert sum(each.repaired for run in runs for each in run.clusters.values()) > 100
 
 
 # The plan
@@ -880,13 +955,15 @@ def test_failures_add_up_over_all_clusters() -> None:
     assert commands == [StopCluster("b", reason), StopCluster("c", reason)]
 
 
-def test_counts_are_cumulative() -> None:
-    """Neither an old message nor an end without a report makes failures undone."""
+def test_only_an_end_without_a_report_keeps_the_larger_counts() -> None:
+    """A newer message replaces an older one, since a repair makes failures fall; nobody's silence does."""
     policy = RolloutPolicy(total_failure_budget=FailureBudget(max_failures=3), stop_scope="cluster")
     run = running({"a": 10, "b": 10}, policy)
     run.tell(ClusterProgressed(cluster="a", acted=5, failed=2, unreachable=1))
-    run.tell(ClusterProgressed(cluster="a", acted=4, failed=1, unreachable=0))
-    run.tell(ended("a", Outcome.STOPPED, "its workflow ended without a report"))
+    lost = attrs.evolve(ended("a", Outcome.STOPPED, "it ended without a report"), reported=False)
+    told = attrs.evolve(lost, reported=True)
+    assert failures_of(decide(run.state, told)[0].clusters[0]) == 0
+    run.tell(lost)
     assert run.tell(ClusterProgressed(cluster="b", acted=1, failed=1, unreachable=0)) == [
         StopCluster("b", "over all clusters: 4 hosts failed, 3 allowed")
     ]
@@ -933,17 +1010,6 @@ def test_the_first_of_several_reasons_stays() -> None:
     run.tell(ended("a", Outcome.STOPPED, "1 host failed"))
     run.tell(ended("b", Outcome.STOPPED, "2 hosts failed"))
     assert run.state.reason == "cluster 'a': 1 host failed"
-
-
-def test_an_old_message_takes_no_sample_back() -> None:
-    """The sample of a percentage is cumulative, too."""
-    budget = FailureBudget(max_failures="10%", min_sample=8)
-    run = running({"a": 10, "b": 10}, RolloutPolicy(total_failure_budget=budget))
-    run.tell(ClusterProgressed(cluster="a", acted=7, failed=3, unreachable=0))
-    run.tell(ClusterProgressed(cluster="a", acted=1, failed=1, unreachable=0))
-    assert run.state.outcome is None
-    run.tell(ClusterProgressed(cluster="b", acted=1, failed=0, unreachable=0))
-    assert run.state.reason == "over all clusters: 3 hosts failed, 2 allowed"
 
 
 # Gates before waves and rings

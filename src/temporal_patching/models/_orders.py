@@ -10,6 +10,7 @@ import attrs
 
 from ..policy._cluster import PauseAfter
 from ..policy._host import Procedure
+from ..policy._repair import PendingRepair
 from ..policy._rollout_policy import RebootWhen, RolloutPolicy
 from ..policy._rules import as_tuple
 from ..policy._steps import Step
@@ -98,6 +99,8 @@ class ClusterOrders(WireType):
     """Another one than the request's, since somebody has changed it."""
     skip: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     skip_waves: tuple[int, ...] = ()
+    repairs: tuple[PendingRepair, ...] = ()
+    """What people ask for parked hosts. One whose number it has had is no news."""
 
     @property
     def steered(self) -> bool:
@@ -139,6 +142,12 @@ class ClusterUpdate(WireType):
     """The group that it is at, 0 for the pilots; and how many hosts of it were acted on, and failed."""
     wave_acted: int = 0
     wave_failed: int = 0
+    parked: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    """Its hosts that wait for a person, in canonical form, and the step that failed of each."""
+    repaired: int = 0
+    """The number of the last repair that it has taken up."""
+    repairs_waiting: int = 0
+    """How many of those have not begun."""
     too_late: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     """Hosts that it was to skip, but had started."""
     asks_pause: str | None = None

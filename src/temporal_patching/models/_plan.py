@@ -43,8 +43,9 @@ class HostsPage(WireType):
 
     Attributes:
         hosts: Names, in the order in which they are patched.
-        codes: One letter a host: ``.`` not started, ``r`` in flight, ``P`` patched, ``U`` unchanged, ``F``
-            failed, ``X`` unreachable, ``B`` reboot pending, ``S`` skipped, ``C`` cancelled, ``G`` gone.
+        codes: One letter a host: ``.`` not started, ``r`` in flight, ``w`` parked, ``P`` patched, ``U``
+            unchanged, ``F`` failed, ``X`` unreachable, ``B`` reboot pending, ``S`` skipped, ``C`` cancelled,
+            ``G`` gone.
         listed: Whether the list was made at all.
         next_page: The page after this one, or None.
     """

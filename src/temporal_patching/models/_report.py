@@ -370,6 +370,28 @@ class HostProgress(WireType):
 
 @final
 @attrs.frozen(kw_only=True)
+class ParkedHost(WireType):
+    """A host of which a step failed, and that waits for a person: ``retry``, ``accept``, ``restore``, ``skip``.
+
+    Attributes:
+        host: Its name.
+        state: What it counts as until then: FAILED or UNREACHABLE.
+        step: The step that failed.
+        reason: Why, in one line.
+        left_out: Why it is out of service now, or None if it is in service.
+    """
+
+    _refuses_unknown = False
+
+    host: str
+    state: HostState = HostState.FAILED
+    step: str = ""
+    reason: str = attrs.field(default="", converter=as_reason)
+    left_out: str | None = attrs.field(default=None, converter=as_reason_or_none)
+
+
+@final
+@attrs.frozen(kw_only=True)
 class ClusterProgress(WireType):
     """Where a cluster is.
 
@@ -378,12 +400,14 @@ class ClusterProgress(WireType):
         phase: ``listing``, ``waiting`` (for the rollout's go), ``pilots``, ``wave 1``, …, ``soaking``,
             ``gate``, ``pausing``, ``paused``, ``stopping`` or ``ended``.
         hosts: Length of its frozen list.
-        counts: Hosts by state; every state has a number. Those in flight are in none.
+        counts: Hosts by state; every state has a number. Those in flight or parked are in none.
         in_flight: Names of the hosts in flight, at most 200.
         waits_for: What it waits for, in one line.
         failures: Hosts that failed, with reasons, at most 200.
         stopped: Why it stopped by itself, or None.
         left_out_of_service: How many hosts are held out of service.
+        parked: Hosts that failed and wait for a person, at most 200. ``Rollout.cluster_progress`` knows the
+            reasons of all of them, the rollout's own query of the last ones.
     """
 
     _refuses_unknown = False
@@ -399,6 +423,7 @@ class ClusterProgress(WireType):
     failures: tuple[HostReport, ...] = ()
     stopped: str | None = attrs.field(default=None, converter=as_reason_or_none)
     left_out_of_service: int = 0
+    parked: tuple[ParkedHost, ...] = ()
 
 
 @final
@@ -412,7 +437,7 @@ class RolloutProgress(WireType):
             moves), ``paused``, ``stopping`` or ``ended``.
         waits_for: What it waits for, in one line.
         hosts: How many hosts the plan has.
-        counts: Hosts by state; every state has a number. Those in flight are in none.
+        counts: Hosts by state; every state has a number. Those in flight or parked are in none.
         clusters: Each cluster. The rollout's own query knows them as of their last report;
             ``Rollout.progress`` asks each for the newest.
         gates: The gates and their votes.
@@ -447,6 +472,8 @@ class RolloutProgress(WireType):
             return said_counts(self.outcome.value, self.counts, self.reason)
         flying = sum(len(cluster.in_flight) for cluster in self.clusters)
         what = f"{self.phase}, {flying} in flight" if flying else self.phase
+        parked = sum(len(cluster.parked) for cluster in self.clusters)
+        what = f"{what}, {parked} parked" if parked else what
         waits = f"; waits for {self.waits_for}" if self.waits_for else ""
         return said_counts(what, self.counts, "") + waits
 

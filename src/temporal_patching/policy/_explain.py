@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
-from typing import final
+from itertools import islice
+from typing import final, get_args
 
 import attrs
 
+from ._repair import Repair
 from ._rollout import ClusterView, RolloutState, hosts_may_start, pause_of, ring_of, shown_phase
 from ._rollout_policy import Allowed, ClusterPlan, FailureBudget, allowed, cluster_plan
+from ._rules import canonical
 from ._states import Outcome
+
+MAX_PARKED_SHOWN = 20
+"""Parked hosts that an explanation names; the cluster's progress has them all."""
 
 
 @final
@@ -45,6 +51,16 @@ class Gate:
 
 
 @attrs.frozen(kw_only=True)
+class Parked:
+    """A host that failed and waits for a person."""
+
+    host: str
+    step: str
+    reason: str = ""
+    left_out: str | None = None
+
+
+@attrs.frozen(kw_only=True)
 class Work:
     """What a cluster said last of its own work, and when."""
 
@@ -63,6 +79,8 @@ class Work:
     """How many of its hosts are held out of service."""
     stopped: str | None = None
     """Why it has stopped by itself."""
+    parked: tuple[Parked, ...] = ()
+    """Its hosts that wait for a person."""
 
 
 @attrs.frozen(kw_only=True)
@@ -138,6 +156,8 @@ def _waits(state: RolloutState, known: Known) -> Iterator[Because]:
         yield Because(why="no host may start now", evidence={"windows": known.window})
     if state.phase == "running":
         yield from _waits_for_work(state, known)
+        for view in state.clusters:
+            yield from _waits_for_repair(state, view, known.of(view.name))
 
 
 def _paused(what: str, by: str | None) -> str:
@@ -217,6 +237,46 @@ def _as_said(what: str, told: Work) -> str:
     return f"{what}, as it said at {at:%Y-%m-%d %H:%M:%SZ}"
 
 
+def _waits_for_repair(state: RolloutState, view: ClusterView, told: Work) -> Iterator[Because]:
+    """The parked hosts of a cluster, which people have to answer, and the answers that wait to begin."""
+    if view.parked:
+        number = len(view.parked)
+        said = {canonical(each.host): each for each in told.parked}
+        evidence = {
+            host: _why_parked(step, said.get(host))
+            for host, step in islice(view.parked.items(), MAX_PARKED_SHOWN)
+        }
+        if number > MAX_PARKED_SHOWN:
+            evidence["and"] = f"{number - MAX_PARKED_SHOWN} more"
+        limit = allowed(state.policy.failure_budget, view.hosts).failures
+        evidence["of the failure budget"] = f"{number} of {limit} used by parked hosts"
+        evidence["may be asked"] = ", ".join(get_args(Repair))
+        hosts = "1 parked host waits" if number == 1 else f"{number} parked hosts wait"
+        yield Because(why=f"cluster {view.name!r}: {hosts} for a person", evidence=evidence)
+    waiting = len(view.repairs) + view.repairs_waiting
+    if waiting and view.phase == "running":
+        repairs = "1 repair has" if waiting == 1 else f"{waiting} repairs have"
+        yield Because(
+            why=f"cluster {view.name!r}: {repairs} not begun",
+            evidence={
+                "they begin": "before any new host, when hosts may start",
+                "paused": pause_of(state, view) or "no",
+                "windows": "open" if state.window_open else "closed",
+                "slots": "as its policy says" if view.slots is None else str(view.slots),
+                "max_out_of_service": str(
+                    state.policy.max_out_of_service or state.policy.max_parallel
+                ),
+            },
+        )
+
+
+def _why_parked(step: str, said: Parked | None) -> str:
+    if said is None or not said.reason:
+        return step
+    out = f"; out of service: {said.left_out}" if said.left_out else ""
+    return f"{said.reason}{out}" if said.reason.startswith(step) else f"{step}: {said.reason}{out}"
+
+
 # It stopped
 
 
@@ -276,6 +336,7 @@ def _would_stop(state: RolloutState, known: Known) -> Iterator[Because]:
             failed=sum(view.failed for view in views),
             unreachable=sum(view.unreachable for view in views),
             acted=sum(view.acted for view in views),
+            parked={host: step for view in views for host, step in view.parked.items()},
         )
         limit = allowed(policy.total_failure_budget, total.hosts)
         where = "over all clusters"
@@ -359,6 +420,8 @@ def _left(
         evidence["allowed unreachable"] = (
             f"{limit.unreachable} ({budget.max_unreachable} of {view.hosts})"
         )
+    if view.parked:
+        evidence["of those parked"] = str(len(view.parked))
     if limit.min_sample > view.acted:
         evidence["a percentage counts after"] = f"{limit.min_sample} hosts, {view.acted} so far"
     apart = limit.unreachable is not None

@@ -22,6 +22,7 @@ from temporalio.exceptions import (
 from ..exceptions import ApprovalExpired, ApprovalRejected, InvalidRequest
 from ..models import (
     Abort,
+    Accept,
     AuditRecord,
     AuditReport,
     ClusterOutline,
@@ -32,9 +33,12 @@ from ..models import (
     GateReport,
     HostReport,
     Notice,
+    ParkedHost,
     PatchRequest,
     Pause,
+    Restore,
     Resume,
+    Retry,
     RolloutPlan,
     RolloutProgress,
     RolloutReport,
@@ -52,7 +56,7 @@ from ..models._orders import (
     WindowQuery,
 )
 from ..models._report import MAX_LISTED, listed
-from ..models._steering import Order
+from ..models._steering import Order, RepairOrder
 from ..models._wire import to_json
 from ..policy import HostState, NoticeKind, Outcome
 from ..policy import _rollout as machine
@@ -60,6 +64,7 @@ from ..policy import _verbs as verbs
 from ..policy._explain import (
     Gate,
     Known,
+    Parked,
     Work,
     what_would_stop_it,
     why_it_stopped,
@@ -67,6 +72,7 @@ from ..policy._explain import (
 )
 from ..policy._gates import START, gated_waves
 from ..policy._plan import fingerprint, gates_in_order, least_duration, shown_fingerprint
+from ..policy._repair import Repair
 from ..policy._rollout_policy import cluster_plan, wave_sizes
 from ..policy._rules import canonical
 from ..policy._window import MaintenanceWindows
@@ -101,6 +107,12 @@ _NO_WORK = frozenset(
     }
 )
 """Fields of a request that do not say what is done: who asks, who agrees, and how the hosts are named."""
+
+_REPAIRS: Mapping[type[RepairOrder], Repair] = {
+    Retry: "retry",
+    Accept: "accept",
+    Restore: "restore",
+}
 
 POLICY = "policy"
 """Who decides in the audit, where it is no person."""
@@ -157,6 +169,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._hosts: dict[str, tuple[str, ...]] = {}
         """Each cluster's frozen list, to name its hosts if it ends without a report."""
         self._reports: dict[str, ClusterReport] = {}
+        self._unreported: set[str] = set()
+        """Clusters whose report is not their own: they ended without one."""
         self._children: dict[str, asyncio.Task[Any] | None] = {}
         self._orders: dict[str, ClusterOrders] = {}
         self._unsent: set[str] = set()
@@ -334,10 +348,30 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
 
     def why_refused(self, order: Order) -> str | None:
         """Why this may not be done now, or None if it may."""
-        host = order.host if isinstance(order, Skip) and self._state.phase != "listing" else None
-        if host is not None and self._cluster_of(host) is None:
+        host = order.host if isinstance(order, (Skip, RepairOrder)) else None
+        if host is None or self._state.phase == "listing":
+            return verbs.why_refused(self._state, self._asked(order))
+        if self._cluster_of(host) is None:
             return f"no host {host!r} in the plan"
-        return verbs.why_refused(self._state, self._asked(order))
+        steps = tuple(step.name for step in self._procedure.steps) if self._procedure else ()
+        known = self._known_of(host)
+        return verbs.why_refused(self._state, self._asked(order), steps=steps, known=known)
+
+    def is_parked(self, host: str | None) -> bool:
+        """Whether this host waits for a person, as far as its cluster has told."""
+        views = self._state.clusters
+        return host is not None and any(canonical(host) in view.parked for view in views)
+
+    def _known_of(self, host: str) -> str:
+        """What the host is, in a few words, as far as its cluster has told."""
+        wanted = canonical(host)
+        for update in self._updates.values():
+            if any(canonical(name) == wanted for name in update.progress.in_flight):
+                return "in flight"
+            for failed in update.progress.failures:
+                if canonical(failed.host) == wanted:
+                    return failed.state.value
+        return ""
 
     def steer(self, order: Order) -> Steered:
         """Does it, at once.
@@ -361,7 +395,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
     def answer(self, order: Order, answer: Steered) -> Steered:
         """Keeps what an operation was answered."""
         if order.operation:
-            self._answers[verbs.NAMES[type(self._asked(order))], order.operation] = answer
+            self._answers[verbs.verb_of(self._asked(order)), order.operation] = answer
             if len(self._answers) > MAX_ANSWERS:
                 del self._answers[next(iter(self._answers))]
         return answer
@@ -394,12 +428,21 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         if isinstance(order, Skip):
             if order.host is None:
                 return machine.SkipRequested(cluster=order.cluster, wave=order.wave)
+            if self.is_parked(order.host):
+                return self._repair(order.host, "skip")
             return machine.SkipRequested(
                 cluster=self._cluster_of(order.host), hosts=frozenset({canonical(order.host)})
             )
+        if isinstance(order, RepairOrder):
+            how, step = _REPAIRS[type(order)], order.from_step if isinstance(order, Retry) else None
+            return self._repair(order.host, how, step)
         assert isinstance(order, Abort)
         why = f": {order.reason}" if order.reason else ""
         return machine.AbortRequested(reason=f"aborted by {order.by}{why}", now=order.now)
+
+    def _repair(self, host: str, how: Repair, step: str | None = None) -> machine.RepairRequested:
+        cluster = self._cluster_of(host) or self._request.clusters[0]
+        return machine.RepairRequested(cluster=cluster, host=host, how=how, step=step)
 
     def _cluster_of(self, host: str) -> str | None:
         wanted = canonical(host)
@@ -471,7 +514,11 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             cluster=cluster,
             phase=progress.phase,
             waits_for=progress.waits_for,
-            in_flight=progress.hosts - sum(progress.counts.values()),
+            in_flight=progress.hosts - sum(progress.counts.values()) - len(progress.parked),
+            parked=tuple(
+                Parked(host=p.host, step=p.step, reason=p.reason, left_out=p.left_out)
+                for p in progress.parked
+            ),
             said_at=self._said_at[cluster],
             wave=update.wave,
             acted=update.wave_acted,
@@ -518,6 +565,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 ),
                 failed=counts[HostState.FAILED],
                 unreachable=counts[HostState.UNREACHABLE],
+                reported=cluster not in self._unreported,
             )
         )
 
@@ -565,6 +613,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         """A cluster that cannot say how it ended: what is not known to be well is not reported as well."""
         reason = f"its workflow ended without a report: {root_text(error)}"
         update, first = self._updates.get(cluster), self._first.get(cluster)
+        self._unreported.add(cluster)
         known = {each.host: each for each in update.progress.failures} if update else {}
         began = any(v.name == cluster and v.phase == "running" for v in self._state.clusters)
         hosts = [
@@ -609,6 +658,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             policy=None if state.policy == self._request.policy else state.policy,
             skip=tuple(sorted(view.skip)),
             skip_waves=tuple(sorted(view.skip_waves)),
+            repairs=view.repairs,
         )
         if self._children.get(cluster) is not None:
             self._send(cluster)
@@ -667,6 +717,9 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 quiet=update.quiet and update.obeyed >= self._wanted(cluster),
                 at_gate=update.at_gate,
                 needs=update.needs if update.planned else None,
+                parked=update.parked,
+                repaired=update.repaired,
+                repairs_waiting=update.repairs_waiting,
             )
         )
         if update.asks_pause is None:
@@ -755,7 +808,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         report = self._reports.get(name)
         update = self._updates.get(name)
         if report is None:
-            return update.progress if update is not None else ClusterProgress(cluster=name)
+            return _with_all_parked(update) if update is not None else ClusterProgress(cluster=name)
         failures = (HostState.FAILED, HostState.UNREACHABLE)
         return ClusterProgress(
             cluster=name,
@@ -916,3 +969,15 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             digest=self._digest(),
             notices_failed=self._notices_failed(),
         )
+
+
+def _with_all_parked(update: ClusterUpdate) -> ClusterProgress:
+    """What a cluster told, with every parked host: a message gives the reasons of the last ones only."""
+    progress = update.progress
+    named = {canonical(each.host) for each in progress.parked}
+    more = (
+        ParkedHost(host=host, step=step)
+        for host, step in update.parked.items()
+        if host not in named
+    )
+    return attrs.evolve(progress, parked=(*progress.parked, *more))
