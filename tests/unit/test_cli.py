@@ -349,7 +349,7 @@ def test_no_server(command: str, capsys: pytest.CaptureFixture[str], tmp_path: P
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.count("\n") == 1
-    assert "no server answered at 127.0.0.1:1" in printed.err
+    assert printed.err == "no server answered at 127.0.0.1:1: Connection refused\n"
 
 
 @pytest.mark.parametrize(
