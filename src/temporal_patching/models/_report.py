@@ -77,8 +77,8 @@ class HostResult(WireType):
         completed: The steps that were done, in order.
         already: What was in effect before we came, and was left so.
         step: The step that failed. Empty if none did.
-        parked: Where it stands, if it waits for a person: what a new workflow goes on from. None if it has
-            ended for good.
+        parked: Where it stands, if it waits for a person. Only for the library: it is handed on to the workflow
+            that goes on from there, and its fields may change. None if the host has ended for good.
     """
 
     _refuses_unknown = False
