@@ -6,6 +6,9 @@ list; one byte each says what became of them, so that a state stays small for 50
 A cluster goes through its list in groups with a barrier between them: the pilots (wave 0), then waves
 1, 2, …; inside a group at most ``max_parallel`` hosts slide through. At a barrier it soaks, where the
 policy says so, and then waits at the gate before the next wave, where there is one.
+
+A cluster whose history is long enough drains: nothing starts until what is in flight has ended. Then its
+state is carried over into another run, and it goes on from there.
 """
 
 from __future__ import annotations
@@ -83,6 +86,8 @@ class ClusterState:
     """Hosts in flight that stand still, at a point where standing still is safe."""
     hearing: bool = False
     """It takes up orders, and starts nothing before it has heard them all."""
+    draining: bool = False
+    """Nothing starts before what is in flight has ended and another run has taken over."""
     stopped: str | None = None
     aborted: bool = False
     ended: bool = False
@@ -182,6 +187,16 @@ class Skipped:
 
 
 @attrs.frozen
+class DrainRequested:
+    """The history is long enough: nothing new may start before another run has taken over."""
+
+
+@attrs.frozen
+class DrainEnded:
+    """Another run has taken over, or the one that drained goes on after all."""
+
+
+@attrs.frozen
 class Ordered:
     """All that the rollout wants, taken up at once: a resume starts nothing if the window is closed."""
 
@@ -200,6 +215,8 @@ ClusterEvent: TypeAlias = (
     | HostHalted
     | LimitsChanged
     | Skipped
+    | DrainRequested
+    | DrainEnded
 )
 
 
@@ -332,10 +349,12 @@ def _pause_changed(state: ClusterState, event: PauseChanged) -> Decision:
     before = state.paused
     if event.after == before or state.stopped is not None:
         return state, ()  # one that stops is on its way out: nobody would tell it to go on
-    state, commands = _fill(attrs.evolve(state, paused=event.after))
-    if (event.after == "step") != (before == "step"):
-        return state, (*commands, HaltHosts(halt=event.after == "step"))
-    return state, commands
+    state = attrs.evolve(state, paused=event.after)
+    if (event.after == "step") == (before == "step"):
+        return _fill(state)
+    # Whoever stands still says so again: what was said before was about another order.
+    state, commands = _fill(attrs.evolve(state, halted=frozenset()))
+    return state, (*commands, HaltHosts(halt=event.after == "step"))
 
 
 def _host_halted(state: ClusterState, event: HostHalted) -> Decision:
@@ -345,15 +364,19 @@ def _host_halted(state: ClusterState, event: HostHalted) -> Decision:
     return attrs.evolve(state, halted=halted), ()
 
 
-def _limits_changed(state: ClusterState, event: LimitsChanged) -> Decision:
-    changed = attrs.evolve(
-        state.plan,
-        max_parallel=event.plan.max_parallel,
-        max_out_of_service=event.plan.max_out_of_service,
-        budget=event.plan.budget,
-        pilot_budget=event.plan.pilot_budget,
+def limited(plan: ClusterPlan, to: ClusterPlan) -> ClusterPlan:
+    """The plan with other limits. Its hosts and waves stay."""
+    return attrs.evolve(
+        plan,
+        max_parallel=to.max_parallel,
+        max_out_of_service=to.max_out_of_service,
+        budget=to.budget,
+        pilot_budget=to.pilot_budget,
     )
-    state = attrs.evolve(state, plan=changed)
+
+
+def _limits_changed(state: ClusterState, event: LimitsChanged) -> Decision:
+    state = attrs.evolve(state, plan=limited(state.plan, event.plan))
     why = why_stop(state) if state.stopped is None else None
     return _stop(state, why, _cancels(state)) if why is not None else _fill(state)
 
@@ -372,6 +395,16 @@ def _skipped(state: ClusterState, event: Skipped) -> Decision:
     return _fill(state)
 
 
+def _drain_requested(state: ClusterState, event: DrainRequested) -> Decision:
+    if state.stopped is not None:
+        return state, ()  # it is on its way out
+    return attrs.evolve(state, draining=True), ()
+
+
+def _drain_ended(state: ClusterState, event: DrainEnded) -> Decision:
+    return _fill(attrs.evolve(state, draining=False)) if state.draining else (state, ())
+
+
 _DECIDE: Mapping[type, Callable[[ClusterState, Any], Decision]] = {
     SlotsGranted: _slots_granted,
     Ordered: _ordered,
@@ -384,6 +417,8 @@ _DECIDE: Mapping[type, Callable[[ClusterState, Any], Decision]] = {
     HostHalted: _host_halted,
     LimitsChanged: _limits_changed,
     Skipped: _skipped,
+    DrainRequested: _drain_requested,
+    DrainEnded: _drain_ended,
 }
 
 
@@ -396,6 +431,11 @@ def wave_begun(state: ClusterState, wave: int) -> bool:
 def quiet(state: ClusterState) -> bool:
     """Whether a paused cluster has come to rest: what is in flight stands still."""
     return state.paused is not None and state.in_flight == len(state.halted)
+
+
+def drained(state: ClusterState) -> bool:
+    """Whether a cluster that drains has come to rest: another run may take over."""
+    return state.draining and state.in_flight == 0 and not state.ended
 
 
 def why_stop(state: ClusterState) -> str | None:
@@ -433,6 +473,7 @@ def _stop(state: ClusterState, reason: str, cancel: bool) -> Decision:
         stopped=reason if state.stopped is None else state.stopped,
         paused=None,  # nobody resumes what stops: its hosts would stand still for ever
         halted=frozenset(),
+        draining=False,
     )
     if state.in_flight == 0:
         return attrs.evolve(state, ended=True), (EndCluster(),)
@@ -475,7 +516,8 @@ def _waits(state: ClusterState) -> bool:
     if state.slots == 0 and (_left(state) or not wave_begun(state, 0 if state.plan.pilots else 1)):
         return True
     return _left(state) and (
-        state.at_barrier is not None
+        state.draining
+        or state.at_barrier is not None
         or state.paused is not None
         or not state.window_open
         or at_risk(state)
@@ -519,7 +561,7 @@ def _at_barrier(state: ClusterState) -> Decision:
     """Soaks, asks, and opens the next wave where the group before it has ended."""
     if state.in_flight or state.at_barrier or _room_in_group(state) or not _left(state):
         return state, ()
-    if state.slots == 0:
+    if state.slots == 0 or state.draining:
         return state, ()  # it is not its turn
     wave = state.group.wave + 1
     if state.plan.soaks and state.group.started and not state.soaked:
@@ -552,7 +594,9 @@ def _room_in_group(state: ClusterState) -> bool:
 
 def _may_start(state: ClusterState) -> bool:
     plan, in_flight = state.plan, state.in_flight
-    if state.paused is not None or not state.window_open or not _room_in_group(state):
+    if state.paused is not None or state.draining or not state.window_open:
+        return False
+    if not _room_in_group(state):
         return False
     if in_flight >= plan.max_parallel or (state.slots is not None and in_flight >= state.slots):
         return False
