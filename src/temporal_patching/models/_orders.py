@@ -89,7 +89,7 @@ class ClusterOrders(WireType):
     opened: tuple[int, ...] = ()
     window_open: bool = True
     policy: RolloutPolicy | None = None
-    """Another one than the request's, since somebody has changed it."""
+    """Another one than the request's, since somebody has changed it. None: the request's own."""
     skip: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     skip_waves: tuple[int, ...] = ()
 
@@ -159,6 +159,8 @@ class HostUpdate(WireType):
     host: str
     number: int
     halted: bool = False
+    answers: int = 0
+    """The newest orders that it has carried out: what it said about older ones may not hold any more."""
 
 
 @final

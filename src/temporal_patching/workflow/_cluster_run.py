@@ -269,8 +269,9 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
                 machine.PauseChanged(orders.paused),
                 machine.WindowChanged(orders.window_open),
             ]
-            if orders.policy is not None and orders.policy != self._policy:
-                self._policy = orders.policy
+            policy = orders.policy or self._request.request.policy
+            if policy != self._policy:
+                self._policy = policy
                 ordered.append(machine.LimitsChanged(self._plan()))
             if orders.skip or orders.skip_waves:
                 ordered.append(self._skipped(orders))
@@ -326,8 +327,11 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         index = self._index.get(canonical(update.host))
         if index is None or index not in self._flying:
             return
-        if update.number > self._host_updates.get(index, 0):
-            self._host_updates[index] = update.number
+        if update.number <= self._host_updates.get(index, 0):
+            return
+        self._host_updates[index] = update.number
+        self._work_off()  # orders that came before it: only an answer to the newest counts
+        if not update.halted or update.answers >= self._host_orders.sequence:
             self._events.append(machine.HostHalted(host=index, halted=update.halted))
 
     async def _soak(self, wave: int) -> None:
