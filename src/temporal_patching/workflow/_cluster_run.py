@@ -906,6 +906,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         if not flying and machine.at_risk(self._state):
             return "its share of the total failure budget"
         flown = f"{flying} host{'' if flying == 1 else 's'} in flight" if flying else ""
+        if self._state.draining:  # its history is long enough
+            flown = f"{flown}; then it continues as new" if flown else "to continue as new"
         return "; ".join([flown, *list(self._busy.values())[:3]]) if self._busy else flown
 
     def report(self) -> ClusterReport:
