@@ -85,8 +85,12 @@ class Site:
             history = await history_of(self.client, id, run_id)
             await replayer.replay_workflow(history)
             replayed += 1
-            left += children_of(history)
+            left += [*children_of(history), *continuation_of(history, id)]
         return replayed
+
+    async def runs(self, cluster: str) -> int:
+        """How many runs the workflow of a cluster of the last rollout had."""
+        return len(await runs_of(self.client, f"{self.ids[-1]}/{cluster}"))
 
 
 @asynccontextmanager
@@ -152,6 +156,23 @@ def children_of(history: WorkflowHistory) -> list[tuple[str, str]]:
         if event.event_type == started
     ]
     return [(each.workflow_id, each.run_id) for each in executions]
+
+
+def continuation_of(history: WorkflowHistory, id: str) -> list[tuple[str, str]]:
+    """Id and run id of the run that continued a workflow as new, if one did."""
+    last = history.events[-1].workflow_execution_continued_as_new_event_attributes
+    return [(id, last.new_execution_run_id)] if last.new_execution_run_id else []
+
+
+async def runs_of(client: Client, id: str) -> list[WorkflowHistory]:
+    """The histories of all runs of a workflow that has ended, the first one first."""
+    latest = await history_of(client, id)
+    begun = latest.events[0].workflow_execution_started_event_attributes
+    run_id, found = begun.first_execution_run_id, list[WorkflowHistory]()
+    while run_id:
+        found.append(await history_of(client, id, run_id))
+        run_id = next((run for _, run in continuation_of(found[-1], id)), "")
+    return found
 
 
 async def eventually(

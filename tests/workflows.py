@@ -26,7 +26,7 @@ from temporal_patching.workflow import (
 )
 
 with workflow.unsafe.imports_passed_through():
-    from tests import raising
+    from tests import noted, raising
 
 
 def quick(step: Step) -> Step:
@@ -214,6 +214,37 @@ class ForgetfulCluster(ClusterPatchWorkflow):
 class ForgetfulFleet(SystemPatchWorkflow):
     host_workflow = QuickHost
     cluster_workflow = ForgetfulCluster
+
+
+# Hooks that are noted, and a run that waits once more after each run
+
+
+@workflow.defn
+class NotedCluster(ClusterPatchWorkflow):
+    def order_hosts(self, hosts: Sequence[Host]) -> Sequence[Host]:
+        noted.call("order_hosts", workflow.info().workflow_id)
+        return hosts
+
+    async def before_cluster(self, request: ClusterRequest) -> None:
+        noted.call("before_cluster", workflow.info().workflow_id)
+
+    async def after_cluster(self, report: ClusterReport) -> None:
+        noted.call("after_cluster", workflow.info().workflow_id)
+
+    @workflow.run
+    async def run(self, request: ClusterRequest) -> ClusterReport:
+        noted.call("run", workflow.info().workflow_id)
+        try:
+            return await self.patch_cluster(request)
+        finally:
+            if workflow.in_workflow():
+                await workflow.sleep(timedelta(milliseconds=200))
+
+
+@workflow.defn
+class NotedClusterFleet(SystemPatchWorkflow):
+    host_workflow = QuickHost
+    cluster_workflow = NotedCluster
 
 
 # Hooks that wait

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -24,6 +25,7 @@ from temporal_patching.models import (
     Steered,
 )
 from temporal_patching.policy import (
+    DEFAULT_STEPS,
     ApprovalPolicy,
     Calendar,
     DatedPeriod,
@@ -127,6 +129,49 @@ async def test_pause_after_step_halts_hosts_before_their_update(client: Client, 
         await rollout.resume(by=ALICE)
         assert (await ending(rollout)).outcome is Outcome.PATCHED
     assert fleet.out_of_service == ()
+
+
+async def test_paused_again_means_that_hosts_stand_still_again(client: Client, eu: str) -> None:
+    """A host that stood still, was let go and is at its next step holds up the second pause."""
+    fleet = SimulatedFleet({eu: 1})
+    fleet.hold("check_preconditions")
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=ONE_BY_ONE))
+        await fleet.reached("check_preconditions")
+        await rollout.pause(by=ALICE, after="step")
+        fleet.release("check_preconditions")
+        await in_phase(rollout, "paused")
+        step = DEFAULT_STEPS.names[len((await rollout.host_progress(f"{eu}-1")).completed)]
+        fleet.hold(step)
+        await rollout.resume(by=ALICE)
+        await fleet.reached(step)
+        await rollout.pause(by=ALICE, after="step")
+        assert (await rollout.progress()).phase == "pausing"
+        fleet.release(step)
+        await in_phase(rollout, "paused")
+        # Let go and told to stop at once, it may not even have moved: it answers all the same.
+        await rollout.resume(by=ALICE)
+        await rollout.pause(by=ALICE, after="step")
+        await in_phase(rollout, "paused")
+        await rollout.resume(by=ALICE)
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+
+
+async def test_limits_go_back_to_what_was_asked_for(client: Client, eu: str) -> None:
+    """Widened and set back to the request's own value: the cluster is told, too."""
+    fleet = SimulatedFleet({eu: 8})
+    fleet.hold("perform_update")
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=ONE_BY_ONE))
+        await fleet.reached("perform_update")
+        await rollout.set_limits(by=ALICE, max_parallel=3)
+        await fleet.reached("perform_update", times=3)
+        await rollout.set_limits(by=ALICE, max_parallel=1)
+        await rollout.skip(by=ALICE, host=f"{eu}-8")  # answers when the cluster has taken up all
+        fleet.release("perform_update")
+        assert (await ending(rollout)).counts[HostState.PATCHED] == 7
+    later = [each.host for each in fleet.log if each.host in fleet.started[3:]]
+    assert len([host for host, _ in itertools.groupby(later)]) == 4, "one after the other again"
 
 
 async def test_one_cluster_can_be_paused(client: Client, eu: str) -> None:

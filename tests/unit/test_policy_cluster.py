@@ -28,6 +28,8 @@ from temporal_patching.policy._cluster import (
     ClusterCommand,
     ClusterEvent,
     ClusterState,
+    DrainEnded,
+    DrainRequested,
     EndCluster,
     HaltHosts,
     HostEnded,
@@ -47,6 +49,7 @@ from temporal_patching.policy._cluster import (
     cluster_state,
     counts,
     decide,
+    drained,
     gives_back,
     host_state,
     needs,
@@ -614,14 +617,17 @@ class SteeredRun:
 
     state: ClusterState
     flying: set[int] = attrs.field(factory=set[int])
-    still: set[int] = attrs.field(factory=set[int])
+    standing: set[int] = attrs.field(factory=set[int])
     """Hosts in flight that stand still."""
+    still: set[int] = attrs.field(factory=set[int])
+    """Those of them that have said so since they were last told to stand still or to go on."""
     started: list[int] = attrs.field(factory=list[int])
     ends: dict[int, HostState] = attrs.field(factory=dict[int, HostState])
     skipped: set[int] = attrs.field(factory=set[int])
     """Hosts that were to be skipped before they had started."""
     paused: PauseAfter | None = None
     halting: bool = False
+    draining: bool = False
     window_open: bool = True
     soaking: int | None = None
     at_gate: int | None = None
@@ -689,6 +695,7 @@ class SteeredRun:
             self.slots = event.slots
         elif isinstance(event, HostEnded):
             self.flying.remove(event.host)
+            self.standing.discard(event.host)
             self.still.discard(event.host)
             self.repairing.pop(event.host, None)
             assert event.host not in self.ends, "each ends once"
@@ -705,7 +712,12 @@ class SteeredRun:
         elif isinstance(event, PauseChanged):
             self.paused = event.after
         elif isinstance(event, HostHalted):
-            (self.still.add if event.halted else self.still.discard)(event.host)
+            for said in (self.standing, self.still):
+                (said.add if event.halted else said.discard)(event.host)
+        elif isinstance(event, DrainRequested):
+            self.draining = self.state.stopped is None
+        elif isinstance(event, DrainEnded):
+            self.draining = False
         elif isinstance(event, WindowChanged):
             self.window_open = event.open
         elif isinstance(event, SoakEnded):
@@ -727,6 +739,7 @@ class SteeredRun:
             assert host not in self.started, "each once"
             assert host not in self.skipped, "what was skipped never starts"
             assert self.paused is None
+            assert not self.draining
             assert self.window_open
             assert self.soaking is None
             assert self.at_gate is None
@@ -747,12 +760,15 @@ class SteeredRun:
         elif isinstance(command, HaltHosts):
             assert command.halt != self.halting, "told when it changes"
             self.halting = command.halt
+            self.still.clear()
         elif isinstance(command, BeginSoak):
             assert not self.flying
+            assert not self.draining
             assert self.soaking is None
             self.soaking = command.wave
         elif isinstance(command, AskGate):
             assert not self.flying, "at a barrier"
+            assert not self.draining
             assert command.wave in plan.gates
             assert command.wave not in self.opened
             assert self.soaking is None, "it soaks before it asks"
@@ -818,6 +834,7 @@ def steer(rng: random.Random, run: SteeredRun) -> None:
         Skipped(hosts=frozenset(waiting[: rng.randint(0, 2)])),
         WavesOpened(frozenset({rng.randint(1, 4)})),
         *rng.sample(run.asked, min(len(run.asked), 1)),  # told again
+        rng.choice([DrainRequested(), DrainEnded()]),
     ]
     if rng.random() < 0.2:  # else hardly a host would be left to start
         asked += [Skipped(waves=frozenset({rng.randint(1, 4)}))]
@@ -830,12 +847,17 @@ def steer(rng: random.Random, run: SteeredRun) -> None:
 
 def something_happens(rng: random.Random, run: SteeredRun, trouble: float) -> bool:
     """A host moves, a soak ends, a vote comes. False: nothing can, but by somebody who steers."""
-    moves = sorted(run.flying if run.cancelled else run.flying - run.still)
+    moves = sorted(run.flying if run.cancelled else run.flying - run.standing)
+    waits = sorted(run.standing - run.still if run.halting else run.standing)
+    if drained(run.state):
+        assert not run.flying
+        run.tell(DrainEnded())
+        return True
     if run.halting and not run.cancelled and moves and rng.random() < 0.3:
         run.tell(HostHalted(host=rng.choice(moves), halted=True))
         return True
-    if not run.halting and run.still and rng.random() < 0.5:
-        run.tell(HostHalted(host=rng.choice(sorted(run.still)), halted=False))
+    if waits and not run.cancelled and rng.random() < 0.5:
+        run.tell(HostHalted(host=rng.choice(waits), halted=run.halting))
         return True
     if moves:
         bad = [BAD] * 4 + [GONE] * 2 + ENDINGS
@@ -938,33 +960,48 @@ def test_steered_clusters_see_everything() -> None:
     assert all(done.count(how) > 25 for how in REPAIRS)
 
 
-def patched(seed: int, *, pauses: bool) -> bytes:
-    """What becomes of a cluster's hosts, with and without pauses. How a host ends is its own."""
+def patched(seed: int, *, pauses: bool = False, drains: bool = False, alone: bool = False) -> bytes:
+    """What becomes of a cluster's hosts, with and without pauses and drains. How a host ends is its own.
+
+    ``alone``: one host at a time, under budgets that may stop it.
+    """
     rng, fate = random.Random(seed), random.Random(f"fate {seed}")
     hosts = rng.choice([1, 5, 12])
-    policy = attrs.evolve(
-        a_policy(rng),
-        failure_budget=tolerant(),
-        pilot_budget=tolerant(),
-        max_out_of_service=100,
-        soak=rng.choice([None, Soak(duration=timedelta(minutes=1))]),
-    )
+    policy = a_policy(rng)
+    if alone:
+        policy = attrs.evolve(policy, max_parallel=1)
+    else:
+        policy = attrs.evolve(
+            policy,
+            failure_budget=tolerant(),
+            pilot_budget=tolerant(),
+            max_out_of_service=100,
+        )
+    soak = rng.choice([None, Soak(duration=timedelta(minutes=1))])
+    plan = cluster_plan(attrs.evolve(policy, soak=soak), hosts, gates=frozenset({2}))
     ends = [fate.choice([GOOD, GOOD, SAME, BAD]) for _ in range(hosts)]
-    run = SteeredRun(cluster_state(cluster_plan(policy, hosts, gates=frozenset({2}))))
+    out = [fate.random() < 0.2 for _ in range(hosts)]
+    run = SteeredRun(cluster_state(plan))
     run.tell(SlotsGranted(None))
     for _ in range(50 * hosts):
         if run.over:
             return run.state.codes
         if pauses and rng.random() < 0.3:
             run.tell(PauseChanged(rng.choice([None, "host", "step"])))
-        moves = sorted(run.flying - run.still)
-        if run.still and not run.halting:
-            run.tell(HostHalted(host=min(run.still), halted=False))
+        if drains and rng.random() < 0.3:
+            run.tell(DrainRequested())
+        moves = sorted(run.flying - run.standing)
+        waits = sorted(run.standing - run.still if run.halting else run.standing)
+        if drained(run.state):
+            run.tell(DrainEnded())
+        elif waits:
+            run.tell(HostHalted(host=waits[0], halted=run.halting))
         elif moves and run.halting and rng.random() < 0.5:
             run.tell(HostHalted(host=moves[0], halted=True))
         elif moves:
             host = rng.choice(moves)
-            run.tell(HostEnded(host=host, state=ends[host]))
+            left_out = out[host] and ends[host] is BAD
+            run.tell(HostEnded(host=host, state=ends[host], left_out=left_out))
         elif run.soaking is not None and run.paused is None:
             run.tell(SoakEnded())
         elif run.at_gate is not None:
@@ -973,10 +1010,56 @@ def patched(seed: int, *, pauses: bool) -> bytes:
 
 
 @pytest.mark.parametrize("block", range(4))
-def test_pauses_change_nothing_in_the_end(block: int) -> None:
-    """Paused and resumed anywhere, the same hosts are patched as without; a failure names its seed."""
+def test_pauses_and_drains_change_nothing_in_the_end(block: int) -> None:
+    """Paused, resumed and drained anywhere, the same hosts are patched as without; a failure names its seed."""
     for seed in range(block * 500, (block + 1) * 500):
-        assert patched(seed, pauses=True) == patched(seed, pauses=False), f"seed {seed}"
+        as_ever = patched(seed)
+        assert patched(seed, pauses=True) == as_ever, f"seed {seed}, paused"
+        assert patched(seed, drains=True) == as_ever, f"seed {seed}, drained"
+        assert patched(seed, pauses=True, drains=True) == as_ever, f"seed {seed}, both"
+
+
+@given(st.integers(0))
+def test_a_drain_counts_no_failure_twice_and_forgets_none(seed: int) -> None:
+    """One host at a time, budgets stop it at the same host, however often it drains."""
+    assert patched(seed, drains=True, alone=True) == patched(seed, alone=True)
+
+
+def test_what_drains_starts_nothing_and_comes_to_rest() -> None:
+    """Hosts in flight end; then another run may take over, and it goes on where it was."""
+    policy = RolloutPolicy(pilot_hosts=0, max_parallel=2, waves=[3])
+    state, _ = decide(cluster_state(cluster_plan(policy, 5)), SlotsGranted(None))
+    state, commands = decide(state, DrainRequested())
+    assert (commands, drained(state)) == ((), False)
+    state, commands = decide(state, HostEnded(host=0, state=GOOD))
+    assert (commands, drained(state)) == ((), False)
+    state, commands = decide(state, HostEnded(host=1, state=GOOD))
+    assert (commands, drained(state)) == ((), True)
+    state, commands = decide(state, DrainEnded())
+    assert commands == (StartHost(2),), "the third of its wave"
+
+
+def test_a_stop_ends_a_drain() -> None:
+    """What stops is on its way out: no other run has to take over."""
+    state, _ = decide(cluster_state(cluster_plan(RolloutPolicy(), 3)), SlotsGranted(None))
+    state, _ = decide(state, DrainRequested())
+    state, commands = decide(state, HostEnded(host=0, state=BAD))
+    assert state.stopped is not None
+    assert (commands, drained(state), state.draining) == ((EndCluster(),), False, False)
+
+
+def test_what_was_said_about_an_earlier_order_is_not_believed() -> None:
+    """Paused after the step, resumed, paused again: who stood still may have moved since."""
+    policy = RolloutPolicy(pilot_hosts=0, max_parallel=1)
+    state, _ = decide(cluster_state(cluster_plan(policy, 3)), SlotsGranted(None))
+    state, _ = decide(state, PauseChanged("step"))
+    state, _ = decide(state, HostHalted(host=0, halted=True))
+    assert quiet(state)
+    state, _ = decide(state, PauseChanged(None))
+    state, _ = decide(state, PauseChanged("step"))
+    assert not quiet(state)
+    state, _ = decide(state, HostHalted(host=0, halted=True))
+    assert quiet(state)
 
 
 def halted_run(in_flight: InFlight) -> ClusterRun:

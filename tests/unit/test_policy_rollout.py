@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import time
+from difflib import SequenceMatcher
 from typing import Any, get_args
 
 import attrs
@@ -44,6 +46,7 @@ from temporal_patching.policy._rollout import (
     rollout_state,
     shown_phase,
 )
+from temporal_patching.policy._rules import did_you_mean
 from temporal_patching.policy._verbs import Asked, why_refused
 
 SEEDS = 6_000
@@ -781,6 +784,45 @@ def test_a_plan_that_can_never_start_is_refused(dry_run: bool, before: int) -> N
     for cluster in ("a", "b")[before:]:
         planned(run, cluster)
     assert refused(run) == "closed for good; 'max_hosts' is 5, but the clusters have 10 hosts"
+
+
+def test_hints_of_a_large_fleet_take_no_time() -> None:
+    """A thousand unknown names among 50,000: a workflow task may take two seconds, with all that it does."""
+    unknown = tuple(f"web-00l{n:03}.eu.example.com" for n in range(1_000))
+    run = new({"eu-1": 50_000}, only_hosts=unknown)
+    hosts = tuple(f"web-{n:06}.eu.example.com" for n in range(50_000))
+    began = time.process_time()
+    planned(run, "eu-1", hosts=hosts)
+    assert time.process_time() - began < 1
+    said = refused(run)
+    assert "did you mean 'web-0" in said
+    assert said.endswith("; and 980 more")
+
+
+@pytest.mark.parametrize("meant", ["xeb-023456", "web-0234x6", "web-02345", "web-023456x"])
+def test_hints_of_a_large_fleet_are_good(meant: str) -> None:
+    """One letter is wrong, missing or too many: a host that is hardly another is found among 50,000."""
+    known = [f"web-{n:06}.example.com" for n in range(50_000)]
+    name = f"{meant}.example.com"
+    guess = did_you_mean(name, known).split("'")[1]
+    assert SequenceMatcher(None, name, guess).ratio() > 0.95
+    assert did_you_mean("x" * 100_000, known) == ""
+
+
+@pytest.mark.parametrize(("out", "fits"), [(500, True), (501, False)])
+def test_every_host_that_may_be_out_of_service_can_be_named(out: int, fits: bool) -> None:
+    """100,000 hosts with long names are no problem, as long as few are out of service together."""
+    policy = RolloutPolicy(max_parallel=10, max_out_of_service=out)
+    clusters = {f"c{n}": 25_000 for n in range(4)}
+    run = new(clusters, policy)
+    for cluster in clusters:
+        planned(run, cluster, hosts=tuple(f"{cluster}-{n:0>247}" for n in range(25_000)))
+    if fits:
+        assert run.state.phase == "running"
+        wider = LimitsRequested(policy=attrs.evolve(policy, max_out_of_service="100%"))
+        assert "a report names at most 500,000" in (why_refused(run.state, wider) or "")
+    else:
+        assert "'max_out_of_service' lets hosts be out of service whose names" in refused(run)
 
 
 @pytest.mark.parametrize("first", ["planned", "listing"])

@@ -15,6 +15,7 @@ from ..policy._rollout_policy import RebootWhen, RolloutPolicy
 from ..policy._rules import as_tuple
 from ..policy._steps import Step
 from ..policy._window import MaintenanceWindows
+from ._carried import Carried
 from ._report import ClusterProgress
 from ._request import PatchRequest
 from ._task import HostTask
@@ -59,6 +60,25 @@ class ClusterRequest(WireType):
     procedure: ResolvedProcedure
     planned_hosts: tuple[str, ...] | None = None
     """Its own list, where the request has one; the lists of the others are not handed on."""
+    carried: Carried | None = None
+    """What the run before this one knew, in one that continues it."""
+    orders: ClusterOrders | None = None
+    """The newest orders that it had got, carried out or not."""
+    cancelled: str | None = None
+    """Why it was cancelled, if that came when it had given up carrying anything out."""
+
+    def continued(
+        self, carried: Carried, orders: ClusterOrders | None, cancelled: str | None
+    ) -> ClusterRequest:
+        """The input of the next run. What only the list was made of is left behind."""
+        return attrs.evolve(
+            self,
+            request=attrs.evolve(self.request, only_hosts=(), exclude_hosts=()),
+            planned_hosts=None,
+            carried=carried,
+            orders=orders,
+            cancelled=cancelled,
+        )
 
 
 @final
@@ -96,7 +116,7 @@ class ClusterOrders(WireType):
     opened: tuple[int, ...] = ()
     window_open: bool = True
     policy: RolloutPolicy | None = None
-    """Another one than the request's, since somebody has changed it."""
+    """Another one than the request's, since somebody has changed it. None: the request's own."""
     skip: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     skip_waves: tuple[int, ...] = ()
     repairs: tuple[PendingRepair, ...] = ()
@@ -180,6 +200,8 @@ class HostUpdate(WireType):
     host: str
     number: int
     halted: bool = False
+    answers: int = 0
+    """The newest orders that it has carried out: what it said about older ones may not hold any more."""
 
 
 @final

@@ -398,7 +398,7 @@ class ClusterProgress(WireType):
     Attributes:
         cluster: Its name.
         phase: ``listing``, ``waiting`` (for the rollout's go), ``pilots``, ``wave 1``, …, ``soaking``,
-            ``gate``, ``pausing``, ``paused``, ``stopping`` or ``ended``.
+            ``gate``, ``parked`` (only parked hosts are left), ``pausing``, ``paused``, ``stopping`` or ``ended``.
         hosts: Length of its frozen list.
         counts: Hosts by state; every state has a number. Those in flight or parked are in none.
         in_flight: Names of the hosts in flight, at most 200.
@@ -488,9 +488,14 @@ def said_counts(what: str, counts: Mapping[HostState, int], why: str) -> str:
     return ": ".join(part for part in (what, ", ".join(some), why) if part)
 
 
+def rank(host: HostReport) -> int:
+    """Where a report lists it: held ones and failures come first."""
+    ranks = {HostState.FAILED: 1, HostState.UNREACHABLE: 1, HostState.NOT_STARTED: 3}
+    return 0 if host.left_out is not None else ranks.get(host.state, 2)
+
+
 def listed(hosts: Iterable[HostReport]) -> tuple[tuple[HostReport, ...], int]:
     """The hosts that a report lists, and how many it leaves out. Held ones and failures come first."""
-    rank = {HostState.FAILED: 1, HostState.UNREACHABLE: 1, HostState.NOT_STARTED: 3}
     some = [each for each in hosts if each.state not in SUCCESSES or each.left_out is not None]
-    some.sort(key=lambda each: 0 if each.left_out is not None else rank.get(each.state, 2))
+    some.sort(key=rank)
     return tuple(some[:MAX_LISTED]), max(len(some) - MAX_LISTED, 0)

@@ -10,6 +10,9 @@ policy says so, and then waits at the gate before the next wave, where there is 
 A host that failed may be parked. It has ended for every count and barrier, until a person says what is to
 be done with it: then it is in flight again. The cluster does not end before somebody has said so, but
 where it stops by itself or is stopped: then every parked host is given back.
+
+A cluster whose history is long enough drains: nothing starts until what is in flight has ended. Then its
+state is carried over into another run, and it goes on from there.
 """
 
 from __future__ import annotations
@@ -67,6 +70,8 @@ class ClusterState(Tally):
     """What people asked for parked hosts, and has not begun yet."""
     repaired: int = 0
     """The number of the last repair that it has taken up."""
+    draining: bool = False
+    """Nothing starts before what is in flight has ended and another run has taken over."""
     stopped: str | None = None
     aborted: bool = False
     ended: bool = False
@@ -180,6 +185,16 @@ class RepairAsked:
 
 
 @attrs.frozen
+class DrainRequested:
+    """The history is long enough: nothing new may start before another run has taken over."""
+
+
+@attrs.frozen
+class DrainEnded:
+    """Another run has taken over, or the one that drained goes on after all."""
+
+
+@attrs.frozen
 class Ordered:
     """All that the rollout wants, taken up at once: a resume starts nothing if the window is closed."""
 
@@ -199,6 +214,8 @@ ClusterEvent: TypeAlias = (
     | LimitsChanged
     | Skipped
     | RepairAsked
+    | DrainRequested
+    | DrainEnded
 )
 
 
@@ -328,10 +345,12 @@ def _pause_changed(state: ClusterState, event: PauseChanged) -> Decision:
     before = state.paused
     if event.after == before or state.stopped is not None:
         return state, ()  # one that stops is on its way out: nobody would tell it to go on
-    state, commands = _fill(attrs.evolve(state, paused=event.after))
-    if (event.after == "step") != (before == "step"):
-        return state, (*commands, HaltHosts(halt=event.after == "step"))
-    return state, commands
+    state = attrs.evolve(state, paused=event.after)
+    if (event.after == "step") == (before == "step"):
+        return _fill(state)
+    # Whoever stands still says so again: what was said before was about another order.
+    state, commands = _fill(attrs.evolve(state, halted=frozenset()))
+    return state, (*commands, HaltHosts(halt=event.after == "step"))
 
 
 def _host_halted(state: ClusterState, event: HostHalted) -> Decision:
@@ -341,15 +360,19 @@ def _host_halted(state: ClusterState, event: HostHalted) -> Decision:
     return attrs.evolve(state, halted=halted), ()
 
 
-def _limits_changed(state: ClusterState, event: LimitsChanged) -> Decision:
-    changed = attrs.evolve(
-        state.plan,
-        max_parallel=event.plan.max_parallel,
-        max_out_of_service=event.plan.max_out_of_service,
-        budget=event.plan.budget,
-        pilot_budget=event.plan.pilot_budget,
+def limited(plan: ClusterPlan, to: ClusterPlan) -> ClusterPlan:
+    """The plan with other limits. Its hosts and waves stay."""
+    return attrs.evolve(
+        plan,
+        max_parallel=to.max_parallel,
+        max_out_of_service=to.max_out_of_service,
+        budget=to.budget,
+        pilot_budget=to.pilot_budget,
     )
-    state = attrs.evolve(state, plan=changed)
+
+
+def _limits_changed(state: ClusterState, event: LimitsChanged) -> Decision:
+    state = attrs.evolve(state, plan=limited(state.plan, event.plan))
     why = why_stop(state) if state.stopped is None else None
     return _stop(state, why, _cancels(state)) if why is not None else _fill(state)
 
@@ -380,6 +403,16 @@ def _repair_asked(state: ClusterState, event: RepairAsked) -> Decision:
     return _fill(attrs.evolve(state, repairs=(*state.repairs, repair)))
 
 
+def _drain_requested(state: ClusterState, event: DrainRequested) -> Decision:
+    if state.stopped is not None:
+        return state, ()  # it is on its way out
+    return attrs.evolve(state, draining=True), ()
+
+
+def _drain_ended(state: ClusterState, event: DrainEnded) -> Decision:
+    return _fill(attrs.evolve(state, draining=False)) if state.draining else (state, ())
+
+
 _DECIDE: Mapping[type, Callable[[ClusterState, Any], Decision]] = {
     SlotsGranted: _slots_granted,
     Ordered: _ordered,
@@ -393,6 +426,8 @@ _DECIDE: Mapping[type, Callable[[ClusterState, Any], Decision]] = {
     LimitsChanged: _limits_changed,
     Skipped: _skipped,
     RepairAsked: _repair_asked,
+    DrainRequested: _drain_requested,
+    DrainEnded: _drain_ended,
 }
 
 
@@ -411,6 +446,19 @@ def unanswered(state: ClusterState) -> tuple[int, ...]:
     """The parked hosts that wait for a person, in the order of the list."""
     asked = {repair.host for repair in state.repairs}
     return tuple(sorted(host for host in state.parked if host not in asked))
+
+
+def only_parked(state: ClusterState) -> bool:
+    """Whether nothing more can start before a person says what is to be done with a parked host."""
+    if state.in_flight or state.repairs or not state.parked:
+        return False
+    room = many_out_of_service(state) < state.plan.max_out_of_service and _pick(state) is not None
+    return not (_left(state) and room)
+
+
+def drained(state: ClusterState) -> bool:
+    """Whether a cluster that drains has come to rest: another run may take over."""
+    return state.draining and state.in_flight == 0 and not state.ended
 
 
 def why_stop(state: ClusterState) -> str | None:
@@ -448,6 +496,7 @@ def _stop(state: ClusterState, reason: str, cancel: bool) -> Decision:
         stopped=reason if state.stopped is None else state.stopped,
         paused=None,  # nobody resumes what stops: its hosts would stand still for ever
         halted=frozenset(),
+        draining=False,
     )
     commands: list[ClusterCommand] = []
     if state.in_flight and cancel:
@@ -495,7 +544,8 @@ def _begin_repairs(state: ClusterState) -> Decision:
         state = attrs.evolve(state, repairs=tuple(restores))
     begun, waiting = list[RepairHost](), list[RepairHost]()
     for repair in state.repairs:
-        if repair.how == "restore" or _may_go_on(state, repair.host):
+        begins = repair.how == "restore" or _may_go_on(state, repair.host)
+        if begins and not state.draining:
             begun.append(repair)
             state = repaired(state, repair.host)
         else:
@@ -510,7 +560,7 @@ def _waits(state: ClusterState) -> bool:
         return True
     if state.slots == 0 and (more or not wave_begun(state, 0 if state.plan.pilots else 1)):
         return True
-    if state.paused is not None or not state.window_open:
+    if state.draining or state.paused is not None or not state.window_open:
         return more
     return _left(state) and (state.at_barrier is not None or at_risk(state))
 
@@ -573,7 +623,7 @@ def _at_barrier(state: ClusterState) -> Decision:
     """Soaks, asks, and opens the next wave where the group before it has ended."""
     if state.in_flight or state.at_barrier or _room_in_group(state) or not _left(state):
         return state, ()
-    if state.slots == 0:
+    if state.slots == 0 or state.draining:
         return state, ()  # it is not its turn
     wave = state.group.wave + 1
     # People have seen this group as it is: a pilot that is repaired, and needed nothing, is not replaced.
@@ -609,7 +659,7 @@ def _room_in_group(state: ClusterState) -> bool:
 
 def _has_turn(state: ClusterState) -> bool:
     """Whether any host may start now, a new one or one that is repaired."""
-    if state.paused is not None or not state.window_open:
+    if state.draining or state.paused is not None or not state.window_open:
         return False
     slots = state.plan.max_parallel if state.slots is None else state.slots
     return state.in_flight < min(slots, state.plan.max_parallel)

@@ -26,8 +26,11 @@ RolloutPhase = Literal["listing", "gate", "running", "stopping", "ended"]
 
 MAX_PROBLEMS = 20
 
+MAX_HINTS = 5
+"""Problems that come with a guess of what was meant: each looks through all names."""
+
 MAX_NAMES = 500_000
-"""Characters of all host names: a report that names every one of them still crosses the wire."""
+"""Characters of the names of all hosts that may be out of service together: a report names every one."""
 
 
 @attrs.frozen(kw_only=True)
@@ -50,6 +53,9 @@ class ClusterView:
     name: str
     phase: ClusterPhase = "listing"
     hosts: int = 0
+    name_characters: int = 0
+    """Of all its hosts' names."""
+    longest_name: int = 0
     max_parallel: int = 0
     slots: int | None = 0
     risk: int | None = None
@@ -353,6 +359,8 @@ def _planned(state: RolloutState, event: ClusterPlanned) -> Decision:
             event.cluster,
             phase="planned",
             hosts=len(event.hosts),
+            name_characters=sum(map(len, event.hosts)),
+            longest_name=max(map(len, event.hosts), default=0),
             max_parallel=event.max_parallel,
             needs=len(event.hosts),
         ),
@@ -402,13 +410,12 @@ def _plan_problems(state: RolloutState) -> list[str]:
     for field in ("only_hosts", "exclude_hosts"):
         for name in getattr(limits, field):
             if canonical(name) not in state.named:
-                hint = did_you_mean(canonical(name), state.seen)
+                few = len(found) < MAX_HINTS
+                hint = did_you_mean(canonical(name), state.seen) if few else ""
                 found.append(f"{field!r} names {name!r}, which no cluster has{hint}")
-    if sum(map(len, state.seen)) > MAX_NAMES:
-        found.append(
-            f"the names of all hosts have more than {MAX_NAMES:,} characters: no report could name them; "
-            "split the rollout"
-        )
+    unnamed = why_unnamed(state, state.policy)
+    if unnamed is not None:
+        found.append(f"{unnamed}; lower it, or split the rollout")
     if limits.max_hosts is not None and hosts > limits.max_hosts:
         found.append(f"'max_hosts' is {limits.max_hosts}, but the clusters have {hosts} hosts")
     if limits.plan_digest and state.digest and limits.plan_digest != state.digest:
@@ -422,6 +429,20 @@ def _plan_problems(state: RolloutState) -> list[str]:
             f"'expect_hosts' is {expected}, but the clusters have {hosts} hosts: more than 10% off"
         )
     return found
+
+
+def why_unnamed(state: RolloutState, policy: RolloutPolicy) -> str | None:
+    """Why the report could not name all hosts that may be out of service together, or None if it could."""
+    names = 0
+    for view in state.clusters:
+        most = cluster_plan(policy, view.hosts).max_out_of_service
+        names += min(view.name_characters, most * view.longest_name)
+    if names <= MAX_NAMES:
+        return None
+    return (
+        f"'max_out_of_service' lets hosts be out of service whose names have {names:,} characters together, "
+        f"and a report names at most {MAX_NAMES:,}"
+    )
 
 
 def _run(state: RolloutState) -> Decision:

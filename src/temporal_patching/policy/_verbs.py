@@ -22,6 +22,7 @@ from ._rollout import (
     SkipRequested,
     pause_of,
     shown_phase,
+    why_unnamed,
 )
 from ._rollout_policy import FailureBudget, RolloutPolicy, allowed, cluster_plan, wave_sizes
 from ._rules import canonical, did_you_mean
@@ -176,6 +177,9 @@ def _abort(state: RolloutState, asked: AbortRequested) -> str | None:
 def _set_limits(state: RolloutState, asked: LimitsRequested) -> str | None:
     """A limit below what has failed already would be an abort by another name."""
     policy, now = asked.policy, state.policy
+    unnamed = why_unnamed(state, policy)
+    if unnamed is not None:
+        return unnamed
     # A budget that stays as it is was not asked for, also where it has stopped a cluster.
     for view in state.clusters if policy.failure_budget != now.failure_budget else ():
         why = allowed(policy.failure_budget, view.hosts).why_exceeded(

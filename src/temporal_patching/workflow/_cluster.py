@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NoReturn, final
 
 import attrs
 from temporalio import workflow
@@ -21,6 +21,7 @@ from ..models import (
     HostsPage,
     HostsQuery,
 )
+from ..models._carried import Carried
 from ..models._orders import ClusterOrders, ClusterRequest, HostUpdate
 from ..policy import Outcome
 from ._cluster_run import ClusterRun
@@ -37,6 +38,9 @@ class ClusterPatchWorkflow(TemplateWorkflow[ClusterRequest, ClusterReport]):
     It lists its hosts, freezes the list, tells the rollout, and starts nothing before the rollout's go. Each
     host is a child workflow of its own; they are cancelled, not terminated, when this one ends.
 
+    When its history is long enough it starts no host until those in flight have ended, and continues as new:
+    the next run goes on from there. What holds for a cluster holds over all of its runs.
+
     It ends as COMPLETED with a ``ClusterReport`` if every host is patched or needed nothing, otherwise as
     FAILED with type ``ClusterFailed`` and the report in its details; never as CANCELED.
 
@@ -44,11 +48,12 @@ class ClusterPatchWorkflow(TemplateWorkflow[ClusterRequest, ClusterReport]):
 
     * ``order_hosts(hosts)``: the order in which they are patched. A plain function; it must answer the
       same hosts, and the same for the same input (it runs again when the workflow is replayed).
-    * ``before_cluster(request)``: called before the hosts are listed; may await. If it raises, the cluster's plan
-      is refused.
-    * ``after_cluster(report)``: called when every host has ended; may await. It cannot change the report; if
-      it raises, the report's reason says so.
-    * ``run``, decorated with ``@workflow.run``: call ``await self.patch_cluster(request)``.
+    * ``before_cluster(request)``: called before the hosts are listed, in the first run; may await. If it raises,
+      the cluster's plan is refused.
+    * ``after_cluster(report)``: called when every host has ended, in the last run; may await. It cannot change
+      the report; if it raises, the report's reason says so.
+    * ``run``, decorated with ``@workflow.run``: call ``await self.patch_cluster(request)``. It begins anew in each
+      run; the call raises ``ContinueAsNewError`` through it in all but the last, which must not be caught.
 
     Never override handlers (``progress``, ``completed_steps``, ``orders``, ``host_update``,
     ``hosts``).
@@ -65,6 +70,16 @@ class ClusterPatchWorkflow(TemplateWorkflow[ClusterRequest, ClusterReport]):
 
     __run: ClusterRun | None = None
     __orders: ClusterOrders | None = None
+    """Orders that came before it has begun."""
+    __carried: Carried | None = None
+    """What the next run is to know, once this one has given up."""
+
+    @workflow.init
+    def __init__(self, request: ClusterRequest) -> None:
+        super().__init__(request)
+        accepted = self._accepted_request
+        if accepted is not None and accepted.carried is not None:
+            self.__run = ClusterRun(accepted)  # before the first handler: it knows what came before
 
     # Hooks
 
@@ -92,17 +107,24 @@ class ClusterPatchWorkflow(TemplateWorkflow[ClusterRequest, ClusterReport]):
 
         Raises:
             ClusterFailed: Otherwise. The details have the ``ClusterReport``.
+            ContinueAsNewError: Another run goes on from here. Let it pass.
         """
-        run = self.__run = ClusterRun(request)
-        if self.__orders is not None:
-            run.obey(self.__orders)
-        try:
-            if not request.request.dry_run:
-                await call(self.before_cluster, request)
-            await failing(run.freeze(self.order_hosts))
-        except (FailureError, asyncio.CancelledError) as error:
-            run.refuse(error)
-        await run.go()
+        known = self.__run
+        run = known if known is not None and known.request is request else ClusterRun(request)
+        self.__run = run
+        orders = known.orders if known is not None else self.__orders
+        if orders is not None and run is not known:
+            run.obey(orders)
+        if request.carried is None:
+            try:
+                if not request.request.dry_run:
+                    await call(self.before_cluster, request)
+                await failing(run.freeze(self.order_hosts))
+            except (FailureError, asyncio.CancelledError) as error:
+                run.refuse(error)
+        self.__carried = await run.go()
+        if self.__carried is not None:
+            self.__continue(run, self.__carried)
         report = run.report()
         try:
             if not request.request.dry_run:
@@ -115,6 +137,20 @@ class ClusterPatchWorkflow(TemplateWorkflow[ClusterRequest, ClusterReport]):
         if report.outcome not in (Outcome.PATCHED, Outcome.PLANNED):
             raise ClusterFailed(f"{report.outcome.value}: {report.reason}", report)
         return report
+
+    def __continue(self, run: ClusterRun, carried: Carried) -> NoReturn:
+        # What the workflow got, not what its own ``run`` made of it: that one does so again.
+        request = self._accepted_request or run.request
+        workflow.continue_as_new(run.continued(request, carried))
+
+    def _continuation(self, error: BaseException) -> BaseException:
+        """An own ``run`` may have waited since: orders that came then go along."""
+        if self.__run is None or self.__carried is None:
+            return error
+        try:
+            self.__continue(self.__run, self.__carried)
+        except workflow.ContinueAsNewError as newest:
+            return newest
 
     # Handlers
 
@@ -129,10 +165,12 @@ class ClusterPatchWorkflow(TemplateWorkflow[ClusterRequest, ClusterReport]):
         except InvalidRequest as error:
             workflow.logger.warning("Orders that cannot be read were ignored: %s", error)
             return
-        if self.__orders is not None and orders.sequence <= self.__orders.sequence:
+        last = self.__run.orders if self.__run is not None else self.__orders
+        if last is not None and orders.sequence <= last.sequence:
             return  # concurrent signals overtake each other
-        self.__orders = orders
-        if self.__run is not None:
+        if self.__run is None:
+            self.__orders = orders
+        else:
             self.__run.obey(orders)
 
     @final

@@ -81,7 +81,11 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
     __orders: HostOrders | None = None
     __ordered: HostOrders | None = None
     """Orders that are still to be carried out."""
+    __obeyed = 0
+    """The number of the newest orders that the procedure knows."""
     __halted = False
+    __answered = 0
+    """The orders that it last answered, standing still."""
     __told = 0
     __telling: asyncio.Task[None] | None = None
 
@@ -180,19 +184,26 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
         if orders is None:
             assert running is not None
             return running.result()
+        self.__obeyed = orders.sequence
         if orders.kill is not None:
             return machine.KillRequested(orders.kill)
         return machine.HaltRequested(orders.halt)
 
     def __tell_halted(self, request: HostRequest) -> None:
-        """Tells the cluster, in the background, when the host stands still or goes on."""
+        """Tells the cluster, in the background, when the host stands still or goes on.
+
+        Who stands still answers each order: the cluster believes no answer to an older one.
+        """
         parent, procedure = workflow.info().parent, self.__procedure
         halted = procedure is not None and machine.halted(procedure)
-        if parent is None or halted == self.__halted:
+        answered = not halted or self.__answered == self.__obeyed
+        if parent is None or (halted == self.__halted and answered):
             return
-        self.__halted = halted
+        self.__halted, self.__answered = halted, self.__obeyed
         self.__told += 1
-        update = HostUpdate(host=request.task.host, number=self.__told, halted=halted)
+        update = HostUpdate(
+            host=request.task.host, number=self.__told, halted=halted, answers=self.__obeyed
+        )
         cluster = workflow.get_external_workflow_handle(parent.workflow_id)
         self.__telling = asyncio.create_task(_tell(cluster, update))
 

@@ -49,10 +49,17 @@ class MachineLoop(ABC, Generic[StateT, EventT, CommandT]):
     def _carry_out(self, command: CommandT) -> None:
         """Starts what the machine wants. Must not wait."""
 
+    def _leaves(self) -> bool:
+        """Whether another run may take over now."""
+        return False
+
     async def _run(self) -> None:
-        """Until the machine has ended."""
+        """Until the machine has ended, or another run may take over.
+
+        Nothing is awaited after that was found: what happens next, the next run is told.
+        """
         self._work_off()
-        while not self._ended():
+        while not self._ended() and not self._leaves():
             await self._wait()
             self._work_off()
 
@@ -71,7 +78,9 @@ class MachineLoop(ABC, Generic[StateT, EventT, CommandT]):
 
     async def _wait(self) -> None:
         try:
-            await workflow.wait_condition(lambda: bool(self._events or self._broken))
+            await workflow.wait_condition(
+                lambda: bool(self._events or self._broken) or self._ended() or self._leaves()
+            )
         except asyncio.CancelledError:
             if workflow.cancellation_reason() is None:
                 raise  # the worker throws this instance out of its cache

@@ -28,11 +28,29 @@ class Notices:
     One at a time, because a notice that hangs holds an activity slot of the worker that steps need, too.
     """
 
-    def __init__(self, *, notifies: bool, kinds: Iterable[NoticeKind]) -> None:
+    def __init__(
+        self,
+        *,
+        notifies: bool,
+        kinds: Iterable[NoticeKind],
+        waiting: Iterable[Notice] = (),
+        failed: int = 0,
+    ) -> None:
         self._kinds = frozenset(kinds) if notifies else frozenset[NoticeKind]()
-        self._waiting: deque[Notice] = deque()
+        self._waiting: deque[Notice] = deque(waiting)
         self._sending: asyncio.Task[None] | None = None
-        self.failed = 0
+        self._held = False
+        self.failed = failed
+
+    @property
+    def waiting(self) -> tuple[Notice, ...]:
+        """Those that wait for their turn."""
+        return tuple(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        """Whether none is under way."""
+        return self._sending is None or self._sending.done()
 
     def send(self, notice: Notice) -> None:
         """Puts the notice in line and returns at once."""
@@ -42,11 +60,17 @@ class Notices:
             self.failed += 1
             return
         self._waiting.append(notice)
-        if self._sending is None or self._sending.done():
+        if not self._held:
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Sends what waits: after ``hold``, or in the run that has taken over."""
+        self._held = False
+        if self._waiting and self.idle:
             self._sending = asyncio.create_task(self._send_all())
 
     async def _send_all(self) -> None:
-        while self._waiting:
+        while self._waiting and not self._held:
             notice = self._waiting.popleft()
             try:
                 await workflow.execute_activity(
@@ -61,17 +85,30 @@ class Notices:
                 self.failed += 1
                 workflow.logger.warning("A notice was not delivered: %s", error)
 
+    async def hold(self) -> None:
+        """Gives what is under way a moment. What waits for its turn waits for another run."""
+        self._held = True
+        await self._give_up()
+
     async def drain(self) -> None:
         """Gives what is under way a moment, then gives it up."""
+        self.go_on()
+        if not await self._give_up():
+            self.failed += len(self._waiting)
+            self._waiting.clear()
+
+    async def _give_up(self) -> bool:
+        """Whether it has ended by itself."""
         sending = self._sending
         if sending is None or sending.done():
-            return
+            return True
         try:
             await workflow.wait_condition(sending.done, timeout=PATIENCE, timeout_summary="notices")
         except (asyncio.TimeoutError, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and workflow.cancellation_reason() is None:
                 raise  # the worker throws this instance out of its cache
-            self.failed += len(self._waiting)
-            self._waiting.clear()
+            self._held = True
             sending.cancel()
             await wait_undisturbed(sending.done)
+            return False
+        return True

@@ -65,6 +65,10 @@ class TemplateWorkflow(Generic[RequestT, ResultT]):
     async def _execute(self, request: RequestT) -> ResultT:
         raise NotImplementedError
 
+    def _continuation(self, error: BaseException) -> BaseException:
+        """What continues it as new, with all that has come in since ``error`` was raised."""
+        return error
+
 
 def provide(cls: type[TemplateWorkflow[Any, Any]]) -> None:
     """Gives the class what the SDK wants to find on it: ``run`` and ``__init__``, both guarded."""
@@ -113,15 +117,22 @@ def _guarded_run(run: Run) -> Run:
     async def guarded(self: TemplateWorkflow[Any, Any], *_: object) -> Any:
         try:
             result = await run(self, self._request)
+        except workflow.ContinueAsNewError as error:
+            await _handlers_finished()
+            raise self._continuation(error) from None
         except BaseException as error:
             raise_as_failure(error)
         finally:
-            # An operator whose update is under way gets an answer, not AcceptedUpdateCompletedWorkflow.
-            if workflow.in_workflow() and not workflow.all_handlers_finished():
-                await wait_undisturbed(workflow.all_handlers_finished)
+            await _handlers_finished()
         return result
 
     return guarded
+
+
+async def _handlers_finished() -> None:
+    # An operator whose update is under way gets an answer, not AcceptedUpdateCompletedWorkflow.
+    if workflow.in_workflow() and not workflow.all_handlers_finished():
+        await wait_undisturbed(workflow.all_handlers_finished)
 
 
 _RAW = inspect.Signature(
