@@ -62,9 +62,11 @@ class Connection:
         except RuntimeError as error:
             why = str(error).removeprefix("Failed client connect: ")
             code = REFUSED if any(each in why for each in _FORBIDDEN) else NOT_ANSWERED
-            said = _MESSAGE.findall(why)  # the rest of it is how the SDK's own layers are called
+            messages = _MESSAGE.findall(
+                why
+            )  # the rest of it is how the SDK's own layers are called
             raise Stopped(
-                code, f"no server answered at {address}: {said[-1] if said else why}"
+                code, f"no server answered at {address}: {messages[-1] if messages else why}"
             ) from None
 
 
