@@ -673,7 +673,7 @@ def test_hints_of_a_large_fleet_take_no_time() -> None:
 @pytest.mark.parametrize("meant", ["xeb-023456", "web-0234x6", "web-02345", "web-023456x"])
 def test_hints_of_a_large_fleet_are_good(meant: str) -> None:
     """One letter is wrong, missing or too many: a host that is hardly another is found among 50,000."""
-    known = [f"web-{n:06}.example.com" for n in range(0, 50_000)]
+    known = [f"web-{n:06}.example.com" for n in range(50_000)]
     name = f"{meant}.example.com"
     guess = did_you_mean(name, known).split("'")[1]
     assert SequenceMatcher(None, name, guess).ratio() > 0.95
