@@ -34,6 +34,12 @@ from tests import noted
 from tests.rollouts import ALICE, BOB, Site, ask, ending, eventually, history_of, runs_of, site
 from tests.workflows import NotedClusterFleet, QuickFleet
 
+TAKING = (
+    "set_maintenance_mode",
+    "perform_update",
+    "check_service_health",
+    "clear_maintenance_mode",
+)
 STEPS = ("stop_services", "perform_update", "start_services", "check_service_health")
 TOLERANT = FailureBudget(max_failures=9, stop_on_failed_wave=False)
 PROMOTE = ApprovalPolicy(approvers=[ALICE, BOB], timeout=timedelta(hours=4))
@@ -93,8 +99,8 @@ async def test_the_report_is_the_same(
             faults={
                 f"{eu}-3": RefuseAt("perform_update"),
                 f"{eu}-11": RefuseAt("check_service_health"),
-                f"{eu}-17": Unreachable("stop_services", times=3),
-                f"{eu}-{hosts}": RefuseAt("stop_services"),
+                f"{eu}-17": Unreachable("perform_update", times=3),
+                f"{eu}-{hosts}": RefuseAt("set_maintenance_mode"),
             },
             labels={f"{eu}-{n}": {"rack": f"r{n % 7}"} for n in range(1, hosts + 1)},
         )
@@ -111,7 +117,7 @@ async def test_the_report_is_the_same(
         monkeypatch.setattr(_length, "LONG_ENOUGH", long_enough)
         there = fleet()
         options: dict[str, Any] = {"max_cached_workflows": cached} if cached == 0 else {}
-        async with site(client, there.implementing(*STEPS, notify=True), **options) as here:
+        async with site(client, there.implementing(*TAKING, notify=True), **options) as here:
             rollout = await here.start(ask(eu, policy=policy))
             reports.append(await asyncio.wait_for(ending(rollout), 120))
             listed = await rollout.planned()
@@ -120,7 +126,7 @@ async def test_the_report_is_the_same(
         done = Counter((each.host, each.step) for each in there.log if each.what == "done")
         assert set(done.values()) == {1}, "each step once"
         assert len(there.started) == hosts
-        assert len(there.notices) == hosts - 0
+        assert len(there.notices) == hosts
     one, many = reports
     assert runs[0] == 1
     assert runs[1] >= MANY
@@ -150,7 +156,9 @@ async def test_a_budget_counts_over_all_runs(client: Client, eu: str, short: Non
 async def test_hooks_are_called_once(client: Client, eu: str, short: None) -> None:
     """Before the first run and after the last; an own run begins in each."""
     fleet = SimulatedFleet({eu: 12})
-    async with site(client, fleet.implementing(*STEPS), [NotedClusterFleet]) as here:
+    async with site(
+        client, fleet.implementing(*STEPS), [NotedClusterFleet], sandboxed=False
+    ) as here:
         policy = RolloutPolicy(pilot_hosts=0, max_parallel=2)
         report = await here.report(ask(eu, policy=policy), NotedClusterFleet)
         runs = await here.runs(eu)
@@ -257,13 +265,14 @@ async def test_abort(
     """A cancel reaches the run that is there: hosts in flight end, nothing new starts."""
     async with site(client, fleet) as here:
         rollout = await draining(here, fleet, eu)
+        fleet.hold("perform_update")
         if moment == "continued":
-            fleet.hold("perform_update")
             fleet.release("perform_update", f"{eu}-2")
             await fleet.reached("perform_update", times=3)
         await rollout.abort(by=ALICE, reason="enough")
         await in_phase(rollout, "stopping")
-        fleet.release("perform_update", f"{eu}-2")
+        if moment == "drains":
+            fleet.release("perform_update", f"{eu}-2")
         fleet.release("perform_update")
         report = await asyncio.wait_for(ending(rollout), 30)
     assert report.outcome is Outcome.ABORTED
@@ -293,8 +302,8 @@ async def test_no_verb_is_lost_whenever_it_comes(
                 await rollout.pause(by=ALICE)
                 await rollout.resume(by=ALICE)
                 await rollout.set_limits(by=ALICE, max_parallel=1 + n % 3)
-            except Refused as refused:
-                assert "has ended" in str(refused) or "paused" in str(refused)
+            except Refused:  # it has ended, or the last resume is not through
+                break
         report = await asyncio.wait_for(ending(rollout), 60)
     assert await here.runs(eu) >= MANY
     skipped = {host for host, message in said.items() if "is skipped" in message}
@@ -304,6 +313,7 @@ async def test_no_verb_is_lost_whenever_it_comes(
     assert not skipped & set(fleet.started)
 
 
+@pytest.mark.provokes_task_failure("a verb comes in the middle of a task, which is done again")
 @pytest.mark.parametrize("verb", ["pause", "abort"])
 async def test_a_verb_in_the_very_task_that_continues(
     client: Client, eu: str, short: None, monkeypatch: pytest.MonkeyPatch, verb: str
@@ -338,7 +348,7 @@ async def test_a_verb_in_the_very_task_that_continues(
 
     monkeypatch.setattr(_cluster_run.ClusterRun, "_carried", in_between)
     fleet = SimulatedFleet({eu: 10})
-    async with site(client, fleet.implementing(*STEPS), debug_mode=True) as here:
+    async with site(client, fleet.implementing(*STEPS)) as here:
         policy = RolloutPolicy(pilot_hosts=0, max_parallel=2)
         rollout = await here.start(ask(eu, policy=policy))
         if verb == "pause":
