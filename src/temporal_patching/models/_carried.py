@@ -86,8 +86,9 @@ class CarriedState:
     skip_waves: tuple[int, ...] = ()
     window_open: bool = True
     paused: PauseAfter | None = None
-    parked: tuple[tuple[int, int], ...] = ()
-    """Hosts that wait for a person, and of which wave each was."""
+    parked: tuple[int, ...] = ()
+    """Hosts that wait for a person; ``parked_waves``: of which wave each was."""
+    parked_waves: tuple[int, ...] = ()
     out_of_reach: tuple[int, ...] = ()
     repairs: tuple[RepairHost, ...] = ()
     """What people asked for them, and has not begun."""
@@ -112,7 +113,8 @@ class CarriedState:
             skip_waves=tuple(sorted(state.skip_waves)),
             window_open=state.window_open,
             paused=state.paused,
-            parked=tuple(sorted(state.parked.items())),
+            parked=tuple(state.parked),
+            parked_waves=tuple(state.parked.values()),
             out_of_reach=tuple(sorted(state.out_of_reach)),
             repairs=state.repairs,
             repaired=state.repaired,
@@ -136,7 +138,7 @@ class CarriedState:
             skip_waves=frozenset(self.skip_waves),
             window_open=self.window_open,
             paused=self.paused,
-            parked=dict(self.parked),
+            parked=dict(zip(self.parked, self.parked_waves, strict=True)),
             out_of_reach=frozenset(self.out_of_reach),
             repairs=self.repairs,
             repaired=self.repaired,

@@ -696,9 +696,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             finally:
                 self._busy.pop(index, None)
         if parked:
-            still = self._parked.still(index, host.name, said)
-            # What stops gives it back once: nobody is asked any more.
-            return still if self._state.stopped is None else attrs.evolve(still, parked=None)
+            return self._still_parked(index, host, said)
         if self._cancelling is not None:
             return self._without_child(host, HostState.CANCELLED, self._cancelling)
         return self._without_child(host, HostState.FAILED, said)
@@ -745,9 +743,10 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             return read(await child, HostResult)
         except ChildWorkflowError as error:
             if is_cancelled_exception(error):
-                return self._without_child(
-                    host, HostState.CANCELLED, self._cancelling or "cancelled by somebody else"
-                )
+                why = self._cancelling or "cancelled by somebody else"
+                if resume is not None:
+                    return self._still_parked(index, host, why)
+                return self._without_child(host, HostState.CANCELLED, why)
             for link in chain(error):
                 details = getattr(link, "details", ())
                 if getattr(link, "type", None) == "HostFailed" and details:
@@ -782,6 +781,11 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         )
         self._flying[index] = waiting
         await waiting
+
+    def _still_parked(self, index: int, host: Host, why: str) -> HostResult:
+        still = self._parked.still(index, host.name, why)
+        # A cluster that stops tries once to give it back: nobody is asked any more.
+        return still if self._state.stopped is None else attrs.evolve(still, parked=None)
 
     def _without_child(self, host: Host, state: HostState, reason: str) -> HostResult:
         return HostResult(cluster=self._cluster, host=host.name, state=state, reason=reason)

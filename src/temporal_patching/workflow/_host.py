@@ -146,7 +146,7 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
                 elif isinstance(command, machine.InterruptStep) and running is not None:
                     running.cancel(command.reason)
             if machine.over(self.__procedure):
-                return await self.__end(_result(request, self.__procedure))
+                return await self.__end(request, _result(request, self.__procedure))
             self.__tell_halted(request)
             event = await self.__next_event(running)
             if running is not None and running.done():
@@ -207,7 +207,7 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
         cluster = workflow.get_external_workflow_handle(parent.workflow_id)
         self.__telling = asyncio.create_task(_tell(cluster, update))
 
-    async def __end(self, result: HostResult) -> HostResult:
+    async def __end(self, request: HostRequest, result: HostResult) -> HostResult:
         if type(self).after_host is not HostPatchWorkflow.after_host:
             try:
                 await call(self.after_host, result)
@@ -216,6 +216,9 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
                 reason = f"{result.reason}; {said}" if result.reason else said
                 result = attrs.evolve(result, reason=reason)
         if result.state is HostState.CANCELLED and result.left_out is None:
+            # Of one that was parked nobody may believe it without a word: it had something open.
+            if request.resume is not None:
+                _fail(result)
             raise asyncio.CancelledError(result.reason)
         if result.left_out is not None or result.state in (HostState.FAILED, HostState.UNREACHABLE):
             _fail(result)
