@@ -301,6 +301,24 @@ async def test_skip_a_host_and_be_told_when_it_is_too_late(client: Client, eu: s
     assert reported(report, f"{eu}-2").reason
 
 
+async def test_only_parked_hosts_are_repaired(client: Client, eu: str) -> None:
+    """The refusal says what the host is, and what to do; whoever asks for another step is not parked either."""
+    fleet = SimulatedFleet({eu: 2})
+    fleet.hold("perform_update", f"{eu}-1")
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=ONE_BY_ONE))
+        await fleet.reached("perform_update", f"{eu}-1")
+        for verb in (rollout.retry, rollout.accept, rollout.restore):
+            with pytest.raises(Refused, match="no host 'nobody' in the plan"):
+                await verb("nobody", by=ALICE)
+            with pytest.raises(Refused, match=r"not parked: only parked hosts can be .*rest_of"):
+                await verb(f"{eu}-1".upper(), by=ALICE)
+        with pytest.raises(InvalidRequest, match="'from_step' must be the name of a public method"):
+            await rollout.retry(f"{eu}-1", by=ALICE, from_step="no step")
+        fleet.release("perform_update", f"{eu}-1")
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+
+
 async def test_the_same_operation_is_answered_as_the_first_time(client: Client, eu: str) -> None:
     """The same verb again is done once and answered alike, also after the end."""
     fleet = SimulatedFleet({eu: 2})

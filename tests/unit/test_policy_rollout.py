@@ -22,6 +22,7 @@ from temporal_patching.policy._rollout import (
     ClusterNotPlanned,
     ClusterPlanned,
     ClusterProgressed,
+    ClusterView,
     EndRollout,
     GatePassed,
     GateShut,
@@ -41,6 +42,7 @@ from temporal_patching.policy._rollout import (
     decide,
     failures_of,
     gate_before,
+    hosts_may_start,
     is_paused,
     pause_of,
     rollout_state,
@@ -293,7 +295,8 @@ class RolloutRun:
     def check_grants(self) -> None:
         """Never more slots than max_parallel_total, and without one as many as the plan says."""
         policy = self.state.policy
-        if self.state.phase != "running":
+        strict = policy.total_failure_budget is not None and policy.total_failure_budget.strict
+        if self.state.phase != "running" or strict:
             return
         running = [
             each
@@ -1192,3 +1195,99 @@ def test_a_resume_of_all_resumes_every_cluster() -> None:
     assert [pause_of(run.state, view) for view in run.state.clusters] == ["step", "host"]
     run.tell(ResumeRequested())
     assert [pause_of(run.state, view) for view in run.state.clusters] == [None, None]
+
+
+# Parked hosts
+
+
+def failed_and_parked(run: RolloutRun, cluster: str, **news: Any) -> list[Followed]:
+    """The first host of a cluster has failed and waits for a person."""
+    host = f"{cluster}-0"
+    run.clusters[cluster].parked = {host}
+    told = {"acted": 1, "failed": 1, "parked": {host: "reboot"}, **news}
+    return progressed(run, cluster, **told)
+
+
+def view_of(run: RolloutRun, cluster: str) -> ClusterView:
+    """What the rollout knows of a cluster."""
+    return next(view for view in run.state.clusters if view.name == cluster)
+
+
+def test_what_is_asked_is_told_until_the_cluster_has_taken_it_up() -> None:
+    """With every order, under its number; the host waits for nobody from the moment it is accepted."""
+    run = running({"a": 9})
+    failed_and_parked(run, "a")
+    run.tell(RepairRequested(cluster="a", host="A-0", how="retry", step="stop_services"))
+    repair = PendingRepair(number=1, host="a-0", how="retry", step="stop_services")
+    for _ in range(2):
+        assert (view_of(run, "a").parked, view_of(run, "a").repairs) == ({}, (repair,))
+        failed_and_parked(run, "a")  # sent before it had heard of it
+    progressed(run, "a", repaired=1)
+    assert (view_of(run, "a").parked, view_of(run, "a").repairs) == ({}, ())
+    failed_and_parked(run, "a", repaired=1)
+    run.tell(RepairRequested(cluster="a", host="a-0", how="accept"))
+    assert [each.number for each in view_of(run, "a").repairs] == [2]
+
+
+def test_a_repaired_host_gives_its_unit_of_the_total_back() -> None:
+    """Failures fall while it is in flight again; what is failed afterwards counts."""
+    policy = RolloutPolicy(total_failure_budget=FailureBudget(max_failures=1), stop_scope="cluster")
+    run = running({"a": 9, "b": 9}, policy)
+    failed_and_parked(run, "a")
+    progressed(run, "a", repaired=1)
+    progressed(run, "b", acted=1, failed=1)
+    assert run.state.outcome is None
+    progressed(run, "a", acted=1, failed=1, repaired=1)
+    assert run.state.reason == "over all clusters: 2 hosts failed, 1 allowed"
+
+
+def test_a_repair_has_its_share_of_a_strict_budget() -> None:
+    """Its unit becomes a slot again, also while it waits, and nobody else gets it before the cluster ends."""
+    strict = FailureBudget(max_failures=1, strict=True)
+    run = running({"a": 9, "b": 9}, RolloutPolicy(total_failure_budget=strict))
+    assert run.commands == [GrantSlots("a", 1), GrantSlots("b", 1)]
+    run.lowered = True  # under a strict budget a failure uses up a slot
+    assert failed_and_parked(run, "a") == [GrantSlots("a", 0)]
+    retry = RepairRequested(cluster="a", host="a-0", how="retry")
+    assert run.tell(retry) == [GrantSlots("a", 1)]
+    assert progressed(run, "a", acted=1, failed=1, repaired=1, repairs_waiting=1) == []
+    assert progressed(run, "a", repaired=1) == []
+    assert [(view.slots, view.risk) for view in run.state.clusters] == [(1, 1), (1, 1)]
+    assert progressed(run, "a", acted=1, failed=1, repaired=1) == [GrantSlots("a", 0)]
+    assert progressed(run, "a", acted=1, repaired=2) == [GrantSlots("a", 1)]
+    assert run.tell(ended("a", acted=1)) == [GrantSlots("b", 2)]
+
+
+def test_a_unit_that_a_cluster_has_no_slot_for_stays_with_it() -> None:
+    """It may fail there again before the cluster hears that it has less at risk."""
+    strict = FailureBudget(max_failures=2, strict=True)
+    policy = RolloutPolicy(total_failure_budget=strict, max_parallel_clusters=1)
+    run = new({"a": 9, "b": 9}, policy)
+    planned(run, "a", max_parallel=1)
+    planned(run, "b", max_parallel=1)
+    failed_and_parked(run, "a")
+    assert (view_of(run, "a").slots, view_of(run, "a").risk) == (1, 2)
+    progressed(run, "a", repaired=1)
+    assert (view_of(run, "a").slots, view_of(run, "a").risk) == (1, 2)
+
+
+def test_a_restore_while_it_is_paused_moves() -> None:
+    """So it is pausing until the cluster has said that it stands still again; a retry waits and does not."""
+    run = running({"a": 9})
+    run.tell(PauseRequested(after="host"))
+    failed_and_parked(run, "a", quiet=True)
+    run.tell(RepairRequested(cluster="a", host="a-0", how="retry"))
+    assert shown_phase(run.state) == "paused"
+    failed_and_parked(run, "a", quiet=True, repaired=1)
+    run.tell(RepairRequested(cluster="a", host="a-0", how="restore"))
+    assert shown_phase(run.state) == "pausing"
+    progressed(run, "a", quiet=True, acted=1, failed=1, repaired=2)
+    assert shown_phase(run.state) == "paused"
+
+
+def test_an_abort_opens_no_window() -> None:
+    """What it tells its clusters may be heard before the cancel: nothing starts in between."""
+    run = running({"a": 9})
+    assert hosts_may_start(run.state)
+    run.tell(AbortRequested(reason="enough", now=True))
+    assert not hosts_may_start(run.state)

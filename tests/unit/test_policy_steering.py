@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from typing import get_args
 
@@ -68,6 +69,11 @@ class Together:
     trouble: float
     parks: bool
     repairs: Counter[Repair] = attrs.field(factory=Counter[Repair])
+    asked: int = 0
+    begun: int = 0
+    """Repairs that people asked for, and that have begun."""
+    quietly: bool = False
+    """People do no more than to pause, to resume, and to answer for parked hosts."""
     votes: list[str] = attrs.field(factory=list[str])
     passed: set[str] = attrs.field(factory=set[str])
     lowered: bool = False
@@ -78,6 +84,7 @@ class Together:
 
     def tell(self, event: machine.RolloutEvent) -> None:
         """Something happens to the rollout."""
+        self.asked += isinstance(event, machine.RepairRequested)
         self.state, commands = machine.decide(self.state, event)
         for command in commands:
             if isinstance(command, machine.OpenGate):
@@ -130,6 +137,9 @@ class Together:
         host = command.host
         child.parked.remove(host)
         self.repairs[command.how] += 1
+        if child.state.stopped is None:
+            self.begun += 1
+            assert self.begun <= self.asked, "each answer counts once"
         if command.how != "restore":
             assert machine.shown_phase(self.state) != "paused"
             self.check_width()
@@ -351,13 +361,17 @@ class Together:
             *self.answers(),
             *self.answers(),
         ]
-        if rng.random() < 0.05:
+        if self.quietly:
+            pause = machine.PauseRequested(after="host")
+            asked = [pause, machine.ResumeRequested(), machine.ResumeRequested(), *self.answers()]
+        elif rng.random() < 0.05:
             asked = [machine.AbortRequested(reason="enough", now=rng.random() < 0.5)]
         one = rng.choice(asked)
         if why_refused(self.state, one) is None:
             self.lowered = self.lowered or isinstance(one, machine.LimitsRequested)
             self.tell(one)
-        self.tell(machine.WindowChanged(rng.random() < 0.7, stale=rng.random() < 0.2))
+        if not self.quietly:
+            self.tell(machine.WindowChanged(rng.random() < 0.7, stale=rng.random() < 0.2))
 
     def answers(self) -> list[Asked]:
         """What somebody may say of a parked host, if there is one."""
@@ -409,7 +423,29 @@ def begin(seed: int) -> Together:
     return Together(rng, state, children, trouble=rng.choice([0.0, 0.1, 0.4]), parks=parks)
 
 
-def play(seed: int) -> Together:
+def begin_strict(seed: int) -> Together:
+    """A rollout with a strict total budget, by chance, of which many hosts fail, are parked and repaired."""
+    rng = random.Random(seed)
+    names = tuple(f"c{index}" for index in range(rng.randint(2, 4)))
+    tolerant = FailureBudget(max_failures=99, stop_on_failed_wave=False)
+    policy = RolloutPolicy(
+        pilot_hosts=0,
+        max_parallel=rng.randint(1, 2),
+        max_out_of_service=9,
+        max_parallel_total=rng.choice([None, None, 2]),
+        max_parallel_clusters=rng.choice([None, 2]),
+        failure_budget=tolerant,
+        total_failure_budget=FailureBudget(max_failures=rng.randint(1, 4), strict=True),
+    )
+    children = dict[str, Child]()
+    for name in names:
+        plan = cluster_plan(policy, 9)
+        children[name] = Child(name=name, hosts=9, state=cluster_machine.cluster_state(plan))
+    state = machine.rollout_state(policy, machine.PlanLimits(), names)
+    return Together(rng, state, children, trouble=0.3, parks=True, quietly=True)
+
+
+def play(seed: int, begin: Callable[[int], Together] = begin) -> Together:
     """People steer for a while; then they resume and vote, and it has to end."""
     run = begin(seed)
     steers = run.rng.choice([0.0, 0.1, 0.3])
@@ -461,6 +497,16 @@ def test_together_they_end(block: int) -> None:
 def test_together_they_end_property(seed: int) -> None:
     """The same, as a property."""
     check(play(seed))
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_together_they_keep_a_strict_budget(block: int) -> None:
+    """However hosts are repaired and fail again, and however late that is heard: never overshot."""
+    for seed in range(block * 300, (block + 1) * 300):
+        try:
+            check(play(seed, begin_strict))
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
 
 
 def test_together_they_see_everything() -> None:

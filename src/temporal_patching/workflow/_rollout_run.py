@@ -850,7 +850,12 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             )
         if not state.window_open:
             return f"the next maintenance window: {self._window.reason if self._window else ''}"
-        return f"clusters {', '.join(open_clusters)}" if open_clusters else ""
+        waits = [f"clusters {', '.join(open_clusters)}"] if open_clusters else []
+        parked = sum(len(view.parked) for view in state.clusters)
+        if parked:
+            hosts = "1 parked host" if parked == 1 else f"{parked} parked hosts"
+            waits.append(f"a person to retry, accept, restore or skip {hosts}")
+        return "; ".join(waits)
 
     def _outcome(self) -> Outcome:
         if self._state.outcome is not None:
