@@ -36,7 +36,7 @@ from temporal_patching.models import (
 )
 from temporal_patching.models._wire import from_json, to_json
 from temporal_patching.policy import ApprovalPolicy, FailureBudget, RolloutPolicy, Soak
-from temporal_patching.testing import FailAt, SimulatedFleet
+from temporal_patching.testing import FailAt, RefuseAt, SimulatedFleet
 from tests.rollouts import ALICE, BOB, CAROL, ask, ending, eventually, site
 from tests.workflows import QuickFleet
 
@@ -249,6 +249,43 @@ async def test_a_wave_is_skipped(client: Client, cli: Terminal, eu: str) -> None
         )
         report = await ending(rollout)
     assert report.counts[HostState.SKIPPED] == 4 - len(fleet.started) > 0
+
+
+async def test_parked_hosts(client: Client, cli: Terminal, eu: str) -> None:
+    """Who looks sees which hosts wait, why, and the command that answers; each answer is carried out."""
+    bad = {f"{eu}-{n}": RefuseAt("perform_update", times=1) for n in (1, 2, 3)}
+    policy = RolloutPolicy(
+        pilot_hosts=0,
+        max_out_of_service=4,
+        failure_budget=FailureBudget(max_failures=4, stop_on_failed_wave=False),
+        on_host_failure="park",
+    )
+    async with site(client, SimulatedFleet({eu: 4}, faults=bad)) as here:
+        rollout = await here.start(ask(eu, policy=policy))
+
+        async def waits() -> bool:
+            return (await rollout.progress()).clusters[0].phase == "parked"
+
+        await eventually(waits)
+        fits(
+            await cli("status", rollout.id),
+            "3 parked hosts: retry, accept, restore or skip",
+            f"{eu}-1 FAILED perform_update: simulated refusal",
+            f"temporal-patching retry {rollout.id} --host {eu}-1 --by YOU",
+        )
+        fits(await cli("explain", rollout.id), "3 parked hosts wait for a person")
+        no = await cli("retry", rollout.id, "--host", f"{eu}-4", "--by", ALICE)
+        no.refused(3, "not parked")
+        step = ("--from-step", "stop_service")
+        no = await cli("retry", rollout.id, "--host", f"{eu}-1", *step, "--by", ALICE)
+        no.refused(3, "did you mean 'stop_services'")
+        for verb, host in (("retry", 1), ("accept", 2), ("restore", 3)):
+            done = await cli(verb, rollout.id, "--host", f"{eu}-{host}", "--by", ALICE)
+            fits(done, f"{verb} parked host '{eu}-{host}'")
+        report = await ending(rollout)
+        assert report.counts[HostState.PATCHED] == 3
+        assert report.counts[HostState.FAILED] == 1
+        fits(await cli("audit", rollout.id), f"accept parked host '{eu}-2'")
 
 
 async def test_pause_and_resume(client: Client, cli: Terminal, eu: str) -> None:
@@ -546,6 +583,9 @@ async def test_unknown_id(cli: Terminal, unique: str) -> None:
         ("abort", "--yes", *verb),
         ("set", "--max-parallel", "1", *verb),
         ("skip", "--host", "h", *verb),
+        ("retry", "--host", "h", *verb),
+        ("accept", "--host", "h", *verb),
+        ("restore", "--host", "h", *verb),
     ):
         ran = await cli(arguments[0], unique, *arguments[1:])
         ran.refused(4, f"no workflow {unique!r}")

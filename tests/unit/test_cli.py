@@ -335,7 +335,7 @@ def test_no_server(command: str, capsys: pytest.CaptureFixture[str], tmp_path: P
     """Every command says in one line that there is no server, and ends with 5."""
     own = {
         "set": ["--max-parallel", "5%"],
-        "skip": ["--host", "eu-1-1"],
+        **{verb: ["--host", "eu-1-1"] for verb in ("skip", "retry", "accept", "restore")},
         "abort": ["--yes"],
         "plan": ["-t", "patching"],
     }

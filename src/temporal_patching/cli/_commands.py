@@ -599,10 +599,40 @@ async def skip(
     wave: int | None,
     cluster: str | None,
 ) -> int:
-    """Does not start a host, or a whole wave. What has started goes on, and it says so."""
+    """Does not start a host, or a whole wave. What has started goes on, and it says so.
+
+    A parked host stays as it is, and has failed.
+    """
     return _steered(
         screen, await rollout.skip(by=by, reason=reason, host=host, wave=wave, cluster=cluster)
     )
+
+
+_PARKED = click.Option(["--host"], required=True, help="The parked host.")
+
+
+@_command(
+    _PARKED,
+    click.Option(["--from-step"], help="Begin at this earlier step. Default: the one that failed."),
+    steers=True,
+)
+async def retry(
+    rollout: Handle, screen: Screen, *, by: str, reason: str, host: str, from_step: str | None
+) -> int:
+    """Goes on with a parked host: does the step that failed again, or goes back to an earlier one."""
+    return _steered(screen, await rollout.retry(host, by=by, reason=reason, from_step=from_step))
+
+
+@_command(_PARKED, steers=True)
+async def accept(rollout: Handle, screen: Screen, *, by: str, reason: str, host: str) -> int:
+    """Takes the step of a parked host as done, and goes on behind it."""
+    return _steered(screen, await rollout.accept(host, by=by, reason=reason))
+
+
+@_command(_PARKED, steers=True)
+async def restore(rollout: Handle, screen: Screen, *, by: str, reason: str, host: str) -> int:
+    """Gives a parked host back, as far as that is safe. It has failed."""
+    return _steered(screen, await rollout.restore(host, by=by, reason=reason))
 
 
 def _steered(screen: Screen, answer: Steered) -> int:

@@ -22,6 +22,7 @@ from ..models import (
     GateReport,
     HostReport,
     HostState,
+    ParkedHost,
     RolloutProgress,
     RolloutReport,
     Steered,
@@ -122,6 +123,8 @@ def status(progress: RolloutProgress) -> Lines:
     yield from gates(progress.gates)
     failures = [each for cluster in progress.clusters for each in cluster.failures]
     yield from _hosts("failed", failures, most=SOME_HOSTS)
+    parked = [each for cluster in progress.clusters for each in cluster.parked]
+    yield from _hosts("parked", parked, most=SOME_HOSTS)
     held = [cluster for cluster in progress.clusters if cluster.left_out_of_service]
     if held:
         yield Text("out of service", style=HEAD)
@@ -174,7 +177,9 @@ def _done(cluster: ClusterProgress) -> int:
     return sum(cluster.counts.values()) - cluster.counts.get(HostState.NOT_STARTED, 0)
 
 
-def _hosts(title: str, hosts: Sequence[HostReport], *, most: int | None = None) -> Lines:
+def _hosts(
+    title: str, hosts: Sequence[HostReport | ParkedHost], *, most: int | None = None
+) -> Lines:
     if not hosts:
         return
     yield Text(title, style=HEAD)
@@ -194,7 +199,7 @@ def _hosts(title: str, hosts: Sequence[HostReport], *, most: int | None = None) 
 _WORST = (HostState.FAILED, HostState.UNREACHABLE)
 
 
-def _why(host: HostReport) -> Text:
+def _why(host: HostReport | ParkedHost) -> Text:
     text = Text(plain(host.reason))
     if host.left_out is not None:
         text.append(f"{'; ' if host.reason else ''}out of service: {plain(host.left_out)}", BAD)
@@ -219,6 +224,10 @@ def changes(last: RolloutProgress | None, now: RolloutProgress) -> Lines:
         for host in cluster.failures:
             if host.host not in failed:
                 yield _table([(plain(host.host), Text(host.state.value, BAD), _why(host))], 10)
+        stood = set() if was is None else {(each.host, each.tries) for each in was.parked}
+        for each in cluster.parked:
+            if (each.host, each.tries) not in stood:
+                yield _table([(plain(each.host), Text("parked", WARN), _why(each))], 10)
     had = {} if last is None else {each.gate: each for each in last.gates}
     for gate in now.gates:
         old = had.get(gate.gate)
@@ -246,6 +255,11 @@ def needs(progress: RolloutProgress) -> list[tuple[str, str]]:
         for gate in progress.gates
         if gate.waiting
     ]
+    parked = [each.host for cluster in progress.clusters for each in cluster.parked]
+    if parked:
+        hosts = f"{names(parked)} {'is' if len(parked) == 1 else 'are'} parked"
+        answer = _command("retry", progress, "--host", parked[0])
+        found.append((f"{hosts} (or accept, restore, skip)", answer))
     if progress.phase in ("paused", "pausing"):
         found.append((f"it is {progress.phase}", _command("resume", progress)))
         return found

@@ -379,6 +379,7 @@ class ParkedHost(WireType):
         step: The step that failed.
         reason: Why, in one line.
         left_out: Why it is out of service now, or None if it is in service.
+        tries: How often it has gone through its procedure: each retry is one more.
     """
 
     _refuses_unknown = False
@@ -386,6 +387,7 @@ class ParkedHost(WireType):
     host: str
     state: HostState = HostState.FAILED
     step: str = ""
+    tries: int = 1
     reason: str = attrs.field(default="", converter=as_reason)
     left_out: str | None = attrs.field(default=None, converter=as_reason_or_none)
 

@@ -107,6 +107,7 @@ class ParkedHosts:
                 host=self._names[index],
                 state=procedure.verdict(stands),
                 step=self.step(index),
+                tries=stands.tries,
                 reason=procedure.reason(stands),
                 left_out=procedure.why_left_out(stands),
             )
