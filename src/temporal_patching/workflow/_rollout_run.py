@@ -773,6 +773,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         else:
             text = (
                 f"{what}: gate {gate.gate!r} waits for {gate.quorum} of {', '.join(gate.approvers)}"
+                f" (plan {gate.digest})"
             )
         self._notify(kinds[event], text, *gate.approvers)
 
