@@ -277,9 +277,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             self._order(command.cluster)
         elif isinstance(command, machine.CancelCluster):
             self._aborting = command.reason
-            child = self._children.get(command.cluster)
-            if child is not None:
-                child.cancel(command.reason[:300])
+            if self._children.get(command.cluster) is not None:
+                self._start(self._cancel(command.cluster, command.reason))
 
     async def _pass_gate(self, gate: str) -> None:
         try:
@@ -496,6 +495,14 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._reports[cluster] = ClusterReport(cluster=cluster, outcome=outcome, reason=reason)
         self._events.append(machine.ClusterEnded(cluster=cluster, outcome=outcome, reason=reason))
 
+    async def _cancel(self, cluster: str, reason: str) -> None:
+        # Not by the child's handle: that names its first run, and a cluster continues as new.
+        child = workflow.get_external_workflow_handle(cluster_workflow_id(self._id, cluster))
+        try:
+            await child.cancel(reason=reason[:300])
+        except FailureError as error:  # it has ended: its result is on the way
+            workflow.logger.info("Cluster %s was not cancelled: %s", cluster, error)
+
     async def _report_of(self, cluster: str) -> ClusterReport:
         assert self._procedure is not None  # resolved before anything starts
         try:
@@ -518,7 +525,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             if (
                 self._aborting is not None
             ):  # the SDK swallows a cancel while a child is being started
-                child.cancel(self._aborting[:300])
+                self._start(self._cancel(cluster, self._aborting))
             if cluster in self._orders:
                 self._send(cluster)
             return read(await child, ClusterReport)
