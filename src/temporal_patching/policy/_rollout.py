@@ -245,6 +245,14 @@ class WindowsClosed:
     for_good: bool = False
 
 
+@attrs.frozen
+class HistoryFull:
+    """It has to end before the server ends it: nothing new may start."""
+
+    reason: str
+    for_good: bool = True
+
+
 RolloutEvent: TypeAlias = (
     ClusterPlanned
     | ClusterNotPlanned
@@ -259,6 +267,7 @@ RolloutEvent: TypeAlias = (
     | SkipRequested
     | WindowChanged
     | WindowsClosed
+    | HistoryFull
 )
 
 
@@ -678,7 +687,7 @@ def hosts_may_start(state: RolloutState) -> bool:
     )
 
 
-def _windows_closed(state: RolloutState, event: WindowsClosed) -> Decision:
+def _windows_closed(state: RolloutState, event: WindowsClosed | HistoryFull) -> Decision:
     if state.phase in ("listing", "gate") and event.for_good:
         return _shut(state, Outcome.STOPPED, event.reason)
     if state.phase != "running":
@@ -823,6 +832,7 @@ _DECIDE: Mapping[type, Callable[[RolloutState, Any], Decision]] = {
     SkipRequested: _skip_requested,
     WindowChanged: _window_changed,
     WindowsClosed: _windows_closed,
+    HistoryFull: _windows_closed,
 }
 
 

@@ -67,6 +67,7 @@ from ..policy._window import MaintenanceWindows
 from ._approval import ApprovalEvent, ApprovalMixin
 from ._cluster_run import LOST
 from ._failures import chain, root_text, wait_undisturbed
+from ._length import is_full
 from ._loop import MachineLoop
 from ._notices import Notices
 from ._raw import read
@@ -144,6 +145,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         """What each cluster told when its list was made."""
         self._hosts: dict[str, tuple[str, ...]] = {}
         """Each cluster's frozen list, to name its hosts if it ends without a report."""
+        self._where: dict[str, str] = {}
+        """The cluster of each host."""
         self._reports: dict[str, ClusterReport] = {}
         self._children: dict[str, asyncio.Task[Any] | None] = {}
         self._orders: dict[str, ClusterOrders] = {}
@@ -156,6 +159,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._asked_pause: set[str] = set()
         """Clusters that have asked for a pause and not been resumed since."""
         self._answers: dict[tuple[str, str], Steered] = {}
+        self.accepted = 0
+        """Verbs that it has taken."""
         self._audit: deque[AuditRecord] = deque(maxlen=MAX_AUDIT)
         self._audit_count = 0
         self._notices = Notices(notifies=False, kinds=())
@@ -311,6 +316,11 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         """What this operation was answered, if it was asked for before."""
         return self._answers.get((verb, operation)) if operation else None
 
+    def why_full(self, verb: verbs.Verb) -> str | None:
+        """Why it takes this verb no more, or None if it does."""
+        events = workflow.info().get_current_history_length()
+        return verbs.why_full(verb, accepted=self.accepted, events=events)
+
     def why_refused(self, order: Order) -> str | None:
         """Why this may not be done now, or None if it may."""
         host = order.host if isinstance(order, Skip) and self._state.phase != "listing" else None
@@ -381,15 +391,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         return machine.AbortRequested(reason=f"aborted by {order.by}{why}", now=order.now)
 
     def _cluster_of(self, host: str) -> str | None:
-        wanted = canonical(host)
-        return next(
-            (
-                cluster
-                for cluster, hosts in self._hosts.items()
-                if any(canonical(name) == wanted for name in hosts)
-            ),
-            None,
-        )
+        return self._where.get(canonical(host))
 
     def _steered(self, message: str) -> Steered:
         flying = (name for each in self._updates.values() for name in each.progress.in_flight)
@@ -617,6 +619,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._updates[cluster] = attrs.evolve(update, host_names=())
         if update.host_names:
             self._hosts[cluster] = update.host_names
+            self._where.update((canonical(name), cluster) for name in update.host_names)
         if last is None:
             self._first[cluster] = update
         if last is None and update.problem is not None:
@@ -667,6 +670,10 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
 
     def _note(self, before: machine.RolloutState) -> None:
         now = self._state
+        if is_full() and now.phase in ("listing", "gate", "running"):
+            self._events.append(
+                machine.HistoryFull("its history is full: start another rollout for the rest")
+            )
         if before.phase == "listing" and now.phase in ("gate", "running"):
             self.completed.append("plan complete")
         if now.outcome is Outcome.STOPPED and before.outcome is None:
