@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import attrs
@@ -544,30 +544,51 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         """A cluster that cannot say how it ended: what is not known to be well is not reported as well."""
         reason = f"its workflow ended without a report: {root_text(error)}"
         update = self._updates.get(cluster)
-        known = {each.host: each for each in update.progress.failures} if update else {}
+        names = self._hosts.get(cluster, ())
+        told = {each.host: each for each in update.progress.failures} if update else {}
         began = any(v.name == cluster and v.phase == "running" for v in self._state.clusters)
-        hosts = [
-            known.get(name)
-            or HostReport(
-                cluster=cluster,
-                host=name,
-                state=HostState.FAILED if began else HostState.NOT_STARTED,
-                reason=reason,
-                left_out=LOST if began else None,
-            )
-            for name in self._hosts.get(cluster, ())
-        ]
-        some, omitted = listed(hosts)
+        rest = [name for name in names if name not in told]
+        state = HostState.FAILED if began else HostState.NOT_STARTED
+        lost = [each.host for each in told.values() if each.left_out is not None]
+        lost += rest if began else []
+        named = self._nameable(lost)
+        if len(named) < len(lost):
+            reason = f"{reason}; the state of {len(lost)} hosts is not known, not all can be named"
+        some, omitted = listed(
+            [
+                *told.values(),
+                *(
+                    HostReport(
+                        cluster=cluster,
+                        host=name,
+                        state=state,
+                        reason=reason,
+                        left_out=LOST if began else None,
+                    )
+                    for name in rest[:MAX_LISTED]
+                ),
+            ]
+        )
+        counts = Counter(each.state for each in told.values())
+        counts[state] += len(rest)
         return ClusterReport(
             cluster=cluster,
             outcome=Outcome.STOPPED,
             reason=reason,
-            counts=Counter(each.state for each in hosts),
+            counts=counts,
             hosts=some,
-            hosts_omitted=omitted,
-            left_out_of_service=tuple(each.host for each in hosts if each.left_out is not None),
+            hosts_omitted=omitted + len(rest[MAX_LISTED:]),
+            left_out_of_service=named,
             digest=update.digest if update is not None else "",
         )
+
+    def _nameable(self, hosts: Sequence[str]) -> tuple[str, ...]:
+        """As many of these as a report can name beside those that it names already."""
+        left = machine.MAX_NAMES - sum(
+            len(name) for each in self._reports.values() for name in each.left_out_of_service
+        )
+        ends = accumulate(map(len, hosts))
+        return tuple(name for name, end in zip(hosts, ends, strict=True) if end <= left)
 
     def _order(self, cluster: str) -> None:
         """Replaces what the rollout wants of a cluster, and sends it."""
