@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowFailureError
 from temporalio.testing import WorkflowEnvironment
 
 from temporal_patching.client import Rollout
@@ -278,6 +278,28 @@ async def test_abort(
     assert report.outcome is Outcome.ABORTED
     assert report.counts[HostState.NOT_STARTED] >= 8
     assert sum(report.counts.values()) == 12
+    assert fleet.out_of_service == ()
+
+
+async def test_a_rollout_that_is_terminated_cancels_the_run_that_is_there(
+    client: Client, eu: str, fleet: SimulatedFleet, short: None
+) -> None:
+    """The server does it, and it finds the newest run: hosts in flight end, nothing new starts."""
+    async with site(client, fleet) as here:
+        rollout = await draining(here, fleet, eu)
+        fleet.hold("perform_update")
+        fleet.release("perform_update", f"{eu}-2")
+        await fleet.reached("perform_update", times=3)
+        await rollout.handle.terminate()
+
+        async def stops() -> bool:
+            return (await rollout.cluster_progress(eu)).phase == "stopping"
+
+        await eventually(stops)
+        fleet.release("perform_update")
+        with pytest.raises(WorkflowFailureError) as ended:
+            await asyncio.wait_for(rollout.cluster_handle(eu).result(), 30)
+    assert "ABORTED" in str(ended.value.cause)
     assert fleet.out_of_service == ()
 
 

@@ -12,24 +12,28 @@ from typing import Any, get_args
 
 import attrs
 import pytest
+from temporalio import workflow
 from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
 from temporal_patching.client import Rollout
 from temporal_patching.exceptions import Refused, RolloutNotFound
-from temporal_patching.models import HostState, Outcome, Steered
+from temporal_patching.models import HostState, Outcome, Pause, Steered
 from temporal_patching.policy import (
     ApprovalPolicy,
     Calendar,
     DatedPeriod,
+    FailureBudget,
     MaintenanceWindows,
     RolloutPolicy,
     Soak,
+    _verbs,
 )
 from temporal_patching.policy._repair import Repair
 from temporal_patching.policy._verbs import LEGAL, PHASES, VERBS, Verb
-from temporal_patching.testing import SimulatedFleet
+from temporal_patching.testing import RefuseAt, SimulatedFleet
+from temporal_patching.workflow import _rollout_run
 from tests.rollouts import ALICE, BOB, ask, ending, eventually, site
 
 POLICY = RolloutPolicy(pilot_hosts=1, waves=[1], in_flight="finish")
@@ -284,6 +288,56 @@ async def test_a_window_closes_in_the_middle_of_a_wave_in_the_night_the_clocks_c
     assert report.counts[HostState.NOT_STARTED] == 2
     assert closed is not None
     assert closed.strftime("%d %H:%M") == f"{changes.day:02} 06:00"
+
+
+async def test_after_so_many_verbs_it_takes_none_but_abort(
+    client: Client, eu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so before the server would; votes still count, and so does an abort."""
+    monkeypatch.setattr(_verbs, "MAX_ACCEPTED", 4)
+    fleet = SimulatedFleet({eu: 4})
+    fleet.hold("stop_services")
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=POLICY, approvals={"start": START}))
+        await in_phase(rollout, "gate")
+        for most in (2, 3):
+            await rollout.set_limits(by=ALICE, max_parallel=most)
+        again = Pause(by=ALICE, operation="op-1")
+        for update_id in ("op-1", "op-1-again"):
+            await rollout.handle.execute_update("pause", again, id=update_id, result_type=Steered)
+        with pytest.raises(Refused, match="it has taken 4 verbs, and takes none but abort"):
+            await rollout.resume(by=ALICE)
+        with pytest.raises(WorkflowUpdateFailedError):
+            await rollout.handle.execute_update("pause", again, id="op-1-once-more")
+        assert (await rollout.approve(by=BOB)).outcome == "approved"
+        await rollout.abort(by=ALICE)
+        assert (await ending(rollout)).outcome is Outcome.ABORTED
+        assert [each.by for each in (await rollout.audit()).records].count(ALICE) == 4
+
+
+async def test_a_rollout_whose_history_is_full_stops(
+    client: Client, eu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the server would end it without any clean-up: what is in flight runs to its end."""
+    fleet = SimulatedFleet(
+        {eu: 6}, faults={f"{eu}-{n}": RefuseAt("perform_update") for n in (1, 2)}
+    )
+    monkeypatch.setattr(
+        _rollout_run, "is_full", lambda: workflow.info().get_current_history_length() > 40
+    )
+    budget = FailureBudget(max_failures=5, stop_on_failed_wave=False)
+    policy = RolloutPolicy(pilot_hosts=0, failure_budget=budget, max_out_of_service=6)
+    fleet.hold("perform_update")
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=policy))
+        await fleet.reached("perform_update")
+        for most in (2, 3, 2):
+            await rollout.set_limits(by=ALICE, max_parallel=most)
+        fleet.release("perform_update")
+        report = await ending(rollout)
+        assert "its history is full" in report.reason
+    assert report.outcome is Outcome.STOPPED
+    assert 0 < report.counts[HostState.NOT_STARTED] < 6
 
 
 @pytest.mark.timeout(240)

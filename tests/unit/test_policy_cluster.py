@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from temporal_patching.models._carried import CarriedState
 from temporal_patching.policy import (
     FailureBudget,
     HostOrder,
@@ -717,6 +718,9 @@ class SteeredRun:
         elif isinstance(event, DrainRequested):
             self.draining = self.state.stopped is None
         elif isinstance(event, DrainEnded):
+            if drained(self.state):  # another run takes over: it knows the same
+                again = CarriedState.of(self.state).restored(self.state.plan)
+                assert again == self.state
             self.draining = False
         elif isinstance(event, WindowChanged):
             self.window_open = event.open

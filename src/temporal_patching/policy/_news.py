@@ -15,11 +15,12 @@ News = Literal["rest", "counts", "decision"]
 NEWS: tuple[News, ...] = ("rest", "counts", "decision")
 """From what can wait to what cannot."""
 
-FREE = 500
+FREE = 400
 """Messages, over all clusters, that are sent at once."""
 
 LONGEST_FOR_COUNTS = timedelta(seconds=10)
 LONGEST = timedelta(hours=1)
+"""For a rollout of one cluster. With more, each has to leave room for the others."""
 
 
 def patience(news: News, *, told: int, clusters: int) -> timedelta:
@@ -35,5 +36,5 @@ def patience(news: News, *, told: int, clusters: int) -> timedelta:
     more = told * clusters - FREE
     if news == "decision" or more < 0:
         return timedelta(0)
-    longest = LONGEST_FOR_COUNTS if news == "counts" else LONGEST
-    return min(timedelta(seconds=2 ** min(more // 100, 12)), longest)
+    longest = LONGEST_FOR_COUNTS if news == "counts" else LONGEST * clusters
+    return min(timedelta(seconds=2 ** min(more // 100, 30)), longest)

@@ -278,6 +278,14 @@ class WindowsClosed:
     for_good: bool = False
 
 
+@attrs.frozen
+class HistoryFull:
+    """It has to end before the server ends it: nothing new may start."""
+
+    reason: str
+    for_good: bool = True
+
+
 RolloutEvent: TypeAlias = (
     ClusterPlanned
     | ClusterNotPlanned
@@ -293,6 +301,7 @@ RolloutEvent: TypeAlias = (
     | RepairRequested
     | WindowChanged
     | WindowsClosed
+    | HistoryFull
 )
 
 
@@ -750,7 +759,7 @@ def hosts_may_start(state: RolloutState) -> bool:
     return state.window_open and holds and state.aborting is None
 
 
-def _windows_closed(state: RolloutState, event: WindowsClosed) -> Decision:
+def _windows_closed(state: RolloutState, event: WindowsClosed | HistoryFull) -> Decision:
     if state.phase == "listing" and event.for_good:  # refused with all its problems, dry run or not
         news = () if event.reason in state.problems else (event.reason,)
         return attrs.evolve(state, problems=(*state.problems, *news)), ()
@@ -959,6 +968,7 @@ _DECIDE: Mapping[type, Callable[[RolloutState, Any], Decision]] = {
     RepairRequested: _repair_requested,
     WindowChanged: _window_changed,
     WindowsClosed: _windows_closed,
+    HistoryFull: _windows_closed,
 }
 
 

@@ -74,6 +74,30 @@ def verb_of(asked: Asked) -> Verb:
     return asked.how if isinstance(asked, RepairRequested) else _NAMES[type(asked)]
 
 
+MAX_ACCEPTED = 1_000
+"""Verbs that a rollout takes, repeats included. The server takes 2,000 updates, an abort among them."""
+
+MAX_EVENTS = 30_000
+"""Events of its history beyond which it takes none: the server ends it at 51,200."""
+
+
+def why_full(verb: Verb, *, accepted: int, events: int) -> str | None:
+    """Why a rollout that has lived long takes no more verbs, or None. It always takes an abort.
+
+    Args:
+        verb: What is asked for.
+        accepted: Verbs that it has taken.
+        events: Length of its history.
+    """
+    if verb == "abort" or (accepted < MAX_ACCEPTED and events < MAX_EVENTS):
+        return None
+    what = f"it has taken {accepted:,} verbs" if accepted >= MAX_ACCEPTED else "its history is long"
+    return (
+        f"cannot {verb}: {what}, and takes none but abort any more; let it end, or abort it, and start "
+        "another for the rest (Rollout.rest_of)"
+    )
+
+
 def why_refused(
     state: RolloutState, asked: Asked, *, steps: Sequence[str] = (), known: str = ""
 ) -> str | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import attrs
@@ -79,6 +79,7 @@ from ..policy._window import MaintenanceWindows
 from ._approval import ApprovalEvent, ApprovalMixin
 from ._cluster_run import LOST
 from ._failures import chain, root_text, wait_undisturbed
+from ._length import is_full
 from ._loop import MachineLoop
 from ._notices import Notices
 from ._raw import read
@@ -168,6 +169,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         """What each cluster told when its list was made."""
         self._hosts: dict[str, tuple[str, ...]] = {}
         """Each cluster's frozen list, to name its hosts if it ends without a report."""
+        self._where: dict[str, str] = {}
+        """The cluster of each host."""
         self._reports: dict[str, ClusterReport] = {}
         self._unreported: set[str] = set()
         """Clusters whose report is not their own: they ended without one."""
@@ -182,6 +185,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._asked_pause: set[str] = set()
         """Clusters that have asked for a pause and not been resumed since."""
         self._answers: dict[tuple[str, str], Steered] = {}
+        self.accepted = 0
+        """Verbs that it has taken."""
         self._audit: deque[AuditRecord] = deque(maxlen=MAX_AUDIT)
         self._audit_count = 0
         self._notices = Notices(notifies=False, kinds=())
@@ -311,9 +316,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             self._order(command.cluster)
         elif isinstance(command, machine.CancelCluster):
             self._aborting = command.reason
-            child = self._children.get(command.cluster)
-            if child is not None:
-                child.cancel(command.reason[:300])
+            if self._children.get(command.cluster) is not None:
+                self._start(self._cancel(command.cluster, command.reason))
 
     async def _pass_gate(self, gate: str) -> None:
         try:
@@ -345,6 +349,11 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
     def answered(self, verb: verbs.Verb, operation: str) -> Steered | None:
         """What this operation was answered, if it was asked for before."""
         return self._answers.get((verb, operation)) if operation else None
+
+    def why_full(self, verb: verbs.Verb) -> str | None:
+        """Why it takes this verb no more, or None if it does."""
+        events = workflow.info().get_current_history_length()
+        return verbs.why_full(verb, accepted=self.accepted, events=events)
 
     def why_refused(self, order: Order) -> str | None:
         """Why this may not be done now, or None if it may."""
@@ -445,15 +454,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         return machine.RepairRequested(cluster=cluster, host=host, how=how, step=step)
 
     def _cluster_of(self, host: str) -> str | None:
-        wanted = canonical(host)
-        return next(
-            (
-                cluster
-                for cluster, hosts in self._hosts.items()
-                if any(canonical(name) == wanted for name in hosts)
-            ),
-            None,
-        )
+        return self._where.get(canonical(host))
 
     def _steered(self, message: str) -> Steered:
         flying = (name for each in self._updates.values() for name in each.progress.in_flight)
@@ -574,6 +575,14 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._reports[cluster] = ClusterReport(cluster=cluster, outcome=outcome, reason=reason)
         self._events.append(machine.ClusterEnded(cluster=cluster, outcome=outcome, reason=reason))
 
+    async def _cancel(self, cluster: str, reason: str) -> None:
+        # Not by the child's handle: that names its first run, and a cluster continues as new.
+        child = workflow.get_external_workflow_handle(cluster_workflow_id(self._id, cluster))
+        try:
+            await child.cancel(reason=reason[:300])
+        except FailureError as error:  # it has ended: its result is on the way
+            workflow.logger.info("Cluster %s was not cancelled: %s", cluster, error)
+
     async def _report_of(self, cluster: str) -> ClusterReport:
         assert self._procedure is not None  # resolved before anything starts
         try:
@@ -596,7 +605,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             if (
                 self._aborting is not None
             ):  # the SDK swallows a cancel while a child is being started
-                child.cancel(self._aborting[:300])
+                self._start(self._cancel(cluster, self._aborting))
             if cluster in self._orders:
                 self._send(cluster)
             return read(await child, ClusterReport)
@@ -614,32 +623,53 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         reason = f"its workflow ended without a report: {root_text(error)}"
         update, first = self._updates.get(cluster), self._first.get(cluster)
         self._unreported.add(cluster)
-        known = {each.host: each for each in update.progress.failures} if update else {}
+        names = self._hosts.get(cluster, ())
+        told = {each.host: each for each in update.progress.failures} if update else {}
         began = any(v.name == cluster and v.phase == "running" for v in self._state.clusters)
-        hosts = [
-            known.get(name)
-            or HostReport(
-                cluster=cluster,
-                host=name,
-                state=HostState.FAILED if began else HostState.NOT_STARTED,
-                reason=reason,
-                left_out=LOST if began else None,
-            )
-            for name in self._hosts.get(cluster, ())
-        ]
-        some, omitted = listed(hosts)
+        rest = [name for name in names if name not in told]
+        state = HostState.FAILED if began else HostState.NOT_STARTED
+        lost = [each.host for each in told.values() if each.left_out is not None]
+        lost += rest if began else []
+        named = self._nameable(lost)
+        if len(named) < len(lost):
+            reason = f"{reason}; the state of {len(lost)} hosts is not known, not all can be named"
+        some, omitted = listed(
+            [
+                *told.values(),
+                *(
+                    HostReport(
+                        cluster=cluster,
+                        host=name,
+                        state=state,
+                        reason=reason,
+                        left_out=LOST if began else None,
+                    )
+                    for name in rest[:MAX_LISTED]
+                ),
+            ]
+        )
+        counts = Counter(each.state for each in told.values())
+        counts[state] += len(rest)
         return ClusterReport(
             cluster=cluster,
             outcome=Outcome.STOPPED,
             reason=reason,
-            counts=Counter(each.state for each in hosts),
+            counts=counts,
             hosts=some,
-            hosts_omitted=omitted,
-            left_out_of_service=tuple(each.host for each in hosts if each.left_out is not None),
+            hosts_omitted=omitted + len(rest[MAX_LISTED:]),
+            left_out_of_service=named,
             digest=shown_fingerprint(update.digest) if update is not None else "",
             came_later=first.came_later if first is not None else (),
             came_later_omitted=first.came_later_omitted if first is not None else 0,
         )
+
+    def _nameable(self, hosts: Sequence[str]) -> tuple[str, ...]:
+        """As many of these as a report can name beside those that it names already."""
+        left = machine.MAX_NAMES - sum(
+            len(name) for each in self._reports.values() for name in each.left_out_of_service
+        )
+        ends = accumulate(map(len, hosts))
+        return tuple(name for name, end in zip(hosts, ends, strict=True) if end <= left)
 
     def _order(self, cluster: str) -> None:
         """Replaces what the rollout wants of a cluster, and sends it."""
@@ -693,6 +723,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._said_at[cluster] = workflow.now()
         if update.host_names:
             self._hosts[cluster] = update.host_names
+            self._where.update((canonical(name), cluster) for name in update.host_names)
         if last is None:
             self._first[cluster] = update
         if last is None and update.problem is not None:
@@ -747,6 +778,10 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
 
     def _note(self, before: machine.RolloutState) -> None:
         now = self._state
+        if is_full() and now.phase in ("listing", "gate", "running"):
+            self._events.append(
+                machine.HistoryFull("its history is full: start another rollout for the rest")
+            )
         if before.phase == "listing" and now.phase in ("gate", "running"):
             self.completed.append("plan complete")
         if now.outcome is Outcome.STOPPED and before.outcome is None:

@@ -262,6 +262,7 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
         """
         run = self.__run
         assert run is not None  # the validator has refused
+        run.accepted += 1
         known = run.answered("skip", order.operation)
         if known is not None:
             return known
@@ -311,15 +312,18 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
 
     def __may_steer(self, verb: Verb, order: Order) -> None:
         run = self.__run
-        if run is not None and run.answered(verb, order.operation) is not None:
-            return  # answered as the first time
-        why = "it has not begun yet" if run is None else run.why_refused(order)
+        why = "it has not begun yet" if run is None else run.why_full(verb)
+        if run is not None and why is None:
+            if run.answered(verb, order.operation) is not None:
+                return  # answered as the first time
+            why = run.why_refused(order)
         if why is not None:
             raise ApplicationError(why, type="VerbRefused", non_retryable=True)
 
     def __steer(self, verb: Verb, order: Order) -> Steered:
         run = self.__run
         assert run is not None  # the validator has refused
+        run.accepted += 1
         return run.answered(verb, order.operation) or run.steer(order)
 
     @final
