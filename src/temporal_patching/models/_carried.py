@@ -153,6 +153,8 @@ class CarriedHost:
 
     index: int
     stands: Procedure
+    note: str = ""
+    """Why it could not go on when it was last asked to."""
 
 
 @final

@@ -617,7 +617,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._flying.pop(index, None)
         self._host_updates.pop(index, None)
         if result.parked is not None:
-            self._parked.keep(index, host.name, result.parked)
+            if result.parked is not self._parked.stands(index):
+                self._parked.keep(index, host.name, result.parked)
         else:
             self._parked.forget(index)
             if result.state not in SUCCESSES or result.left_out is not None:

@@ -25,22 +25,29 @@ class ParkedHosts:
         self._steps = steps
         self._stands: dict[int, procedure.Procedure] = {}
         self._names: dict[int, str] = {}
+        self._notes: dict[int, str] = {}
+        """Why a host could not go on when it was last asked to."""
 
     def take_over(self, carried: Iterable[CarriedHost], names: Mapping[int, str]) -> None:
         """Knows what the run before this one knew. Every host has the same steps: they are not carried."""
         for each in carried:
             self._stands[each.index] = attrs.evolve(each.stands, steps=self._steps)
             self._names[each.index] = names[each.index]
+            self._notes[each.index] = each.note
 
     def carried(self) -> tuple[CarriedHost, ...]:
         """What the next run has to know."""
         return tuple(
-            CarriedHost(index=index, stands=attrs.evolve(stands, steps=()))
+            CarriedHost(
+                index=index,
+                stands=attrs.evolve(stands, steps=()),
+                note=self._notes.get(index, ""),
+            )
             for index, stands in sorted(self._stands.items())
         )
 
-    def keep(self, index: int, host: str, stands: procedure.Procedure) -> None:
-        """Keeps where a host stands that has just been parked."""
+    def keep(self, index: int, host: str, stands: procedure.Procedure, *, note: str = "") -> None:
+        """Keeps where a host stands that has just been parked, or could not go on (``note``: why)."""
         failure = stands.failure
         if failure is not None and failure.checkpoint is not None:
             there = (each.failure for each in self._stands.values())
@@ -48,10 +55,12 @@ class ParkedHosts:
             if kept + size(failure.checkpoint) > MAX_KEPT:
                 stands = attrs.evolve(stands, failure=attrs.evolve(failure, checkpoint=None))
         self._stands[index], self._names[index] = stands, host
+        self._notes[index] = note
 
     def leave(self, index: int) -> HostReport:
         """What the report says of a host that nobody does anything with any more: it stays as it is."""
-        stands, host = self._stands.pop(index), self._names.pop(index)
+        stands, host = self._stands[index], self._names[index]
+        self.forget(index)
         out = procedure.why_left_out(stands)
         return HostReport(
             cluster=self._cluster,
@@ -78,11 +87,12 @@ class ParkedHosts:
     def still(self, index: int, host: str, why: str) -> HostResult:
         """The host could not go on: it stands where it stood."""
         stands = self._stands[index]
+        self.keep(index, host, stands, note=why)
         return HostResult(
             cluster=self._cluster,
             host=host,
             state=procedure.verdict(stands),
-            reason=f"{procedure.reason(stands)}; {why}",
+            reason=self._reason(index),
             left_out=procedure.why_left_out(stands),
             touched=stands.touched,
             completed=stands.completed,
@@ -93,6 +103,15 @@ class ParkedHosts:
         """The host has gone on, and ended."""
         self._stands.pop(index, None)
         self._names.pop(index, None)
+        self._notes.pop(index, None)
+
+    def _reason(self, index: int) -> str:
+        note, reason = self._notes.get(index, ""), procedure.reason(self._stands[index])
+        return f"{reason}; {note}" if note else reason
+
+    def stands(self, index: int) -> procedure.Procedure | None:
+        """Where a host stands; None: it is not parked."""
+        return self._stands.get(index)
 
     def step(self, index: int) -> str:
         """The step that failed."""
@@ -108,6 +127,6 @@ class ParkedHosts:
                 state=procedure.verdict(stands),
                 step=self.step(index),
                 tries=stands.tries,
-                reason=procedure.reason(stands),
+                reason=self._reason(index),
                 left_out=procedure.why_left_out(stands),
             )
