@@ -26,7 +26,7 @@ from temporal_patching.models import (
 from temporal_patching.policy import RolloutPolicy
 from temporal_patching.testing import SimulatedFleet
 from temporal_patching.worker import PatchingPlugin
-from temporal_patching.workflow import _cluster_run, _notices
+from temporal_patching.workflow import _length, _notices
 from tests.rollouts import ask, children_of, ending, history_of, reported, site
 from tests.workflows import QuickFleet
 
@@ -73,7 +73,7 @@ async def test_a_history_that_is_full_stops_the_cluster(
     client: Client, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the server would end it without any clean-up: every host is where the report says."""
-    monkeypatch.setattr(_cluster_run, "MAX_EVENTS", 60)
+    monkeypatch.setattr(_length, "MAX_EVENTS", 60)
     fleet = SimulatedFleet({unique: 20})
     async with site(client, fleet) as here:
         report = await here.report(ask(unique, policy=ONE_BY_ONE))

@@ -43,7 +43,11 @@ async def patch(
     chatty: str | None = None,
 ) -> RolloutReport:
     """Patches clusters of simulated hosts."""
-    fleet = SimulatedFleet(clusters, faults={chatty: Chatty("perform_update")} if chatty else {})
+    fleet = SimulatedFleet(
+        clusters,
+        faults={chatty: Chatty("perform_update")} if chatty else {},
+        page_size=5_000,  # a list is a payload, too
+    )
     request = PatchRequest(clusters=list(clusters), requester="carol@example.com", policy=policy)
     plugin = PatchingPlugin(fleet.implementing(*STEPS))
     async with Worker(client, task_queue=id, plugins=[plugin]):
