@@ -160,6 +160,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.volume
 @given(st.lists(st.dictionaries(st.text(), JSON, min_size=1), min_size=1, max_size=5))
 def test_any_json_comes_back(values: list[dict[str, Any]]) -> None:
     """For any JSON values saved one after another, the next attempt gets the last one."""

@@ -342,6 +342,7 @@ def a_policy(rng: random.Random) -> RolloutPolicy:
     )
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("block", range(6))
 def test_thousands_of_clusters(block: int) -> None:
     """The same for a volume of clusters up to 200 hosts; a failure names its seed."""
@@ -930,6 +931,7 @@ def check_steered(run: SteeredRun) -> None:
         assert HostState.NOT_STARTED not in counts(run.state)
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("block", range(6))
 def test_thousands_of_steered_clusters(block: int) -> None:
     """Nothing starts that may not, quiet means still, and each ends; a failure names its seed."""
@@ -1013,6 +1015,7 @@ def patched(seed: int, *, pauses: bool = False, drains: bool = False, alone: boo
     raise AssertionError(f"it hangs: {run.state}")
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("block", range(4))
 def test_pauses_and_drains_change_nothing_in_the_end(block: int) -> None:
     """Paused, resumed and drained anywhere, the same hosts are patched as without; a failure names its seed."""

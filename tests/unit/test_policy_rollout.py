@@ -634,6 +634,7 @@ def a_policy(rng: random.Random, clusters: tuple[str, ...]) -> RolloutPolicy:
     )
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("block", range(6))
 def test_any_order_of_events_ends(block: int) -> None:
     """Thousands of rollouts: grants keep their sums, nothing runs before its gates, each one ends."""
@@ -650,6 +651,7 @@ def test_any_order_of_events_ends_property(seed: int) -> None:
     check(play(random.Random(seed)))
 
 
+@pytest.mark.volume
 def test_the_simulation_reaches_every_outcome() -> None:
     """The simulated rollouts end in every way that a rollout can decide by itself, and are steered."""
     runs = [play(random.Random(seed)) for seed in range(1_000)]

@@ -483,6 +483,7 @@ def check(run: Together) -> None:
         assert not any(HostState.NOT_STARTED in found for found in left)
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("block", range(6))
 def test_together_they_end(block: int) -> None:
     """Whatever is asked, and however late it is heard; a failure names its seed."""
@@ -499,6 +500,7 @@ def test_together_they_end_property(seed: int) -> None:
     check(play(seed))
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("block", range(4))
 def test_together_they_keep_a_strict_budget(block: int) -> None:
     """However hosts are repaired and fail again, and however late that is heard: never overshot."""
@@ -509,6 +511,7 @@ def test_together_they_keep_a_strict_budget(block: int) -> None:
             raise AssertionError(f"seed {seed}: {error}") from error
 
 
+@pytest.mark.volume
 def test_together_they_see_everything() -> None:
     """The simulated rollouts end in every way."""
     runs = [play(seed) for seed in range(400)]

@@ -557,6 +557,7 @@ def test_a_start_is_the_first_moment_at_which_the_clock_shows_it_or_more(zone: s
                 assert starts_allowed(policy, first).until == first + HOUR
 
 
+@pytest.mark.volume
 @given(moments_and_policies(), st.data())
 def test_any_policy_is_what_the_clocks_say_minute_by_minute(
     made: tuple[datetime, MaintenanceWindows], data: st.DataObject
