@@ -186,7 +186,7 @@ async def test_it_may_fail_and_be_answered_again(client: Client, eu: str) -> Non
             await rollout.restore(bad, by=ALICE)
         await fleet.reached("perform_update", bad)
         assert (await rollout.progress()).clusters[0].parked == ()
-        with pytest.raises(Refused, match="not parked|retried already"):
+        with pytest.raises(Refused, match=r"not parked|retried already"):
             await rollout.accept(bad, by=ALICE)
         fleet.release("perform_update", bad)
         await parked(rollout, bad)

@@ -227,8 +227,11 @@ def check(run: HostRun) -> None:
         assert state.cancelled is not None
         assert reason(state)
     if not touched and state.cancelled is not None:
-        # A check that found that nothing is needed, cancelled or not, has found it.
-        assert outcome is (HostState.UNCHANGED if state.not_needed else HostState.CANCELLED)
+        # A check that found that nothing is needed, cancelled or not, has found it; but a host that could
+        # not be given back is no success.
+        kept = state.not_needed and state.failure is not None
+        found = HostState.UNCHANGED if state.not_needed else HostState.CANCELLED
+        assert outcome in ((HostState.FAILED, HostState.UNREACHABLE) if kept else (found,))
     failed = None if state.failure is None else state.failure.step
     if failed != "before_host":
         assert failed == run.first_failure, "the first failure is the one that is told"
