@@ -129,7 +129,7 @@ async def test_the_report_is_the_same(
         assert len(there.notices) == hosts
     one, many = reports
     assert runs[0] == 1
-    assert runs[1] >= MANY
+    assert runs[1] >= hosts // 6
     assert compared(many) == compared(one)
     assert one.outcome is Outcome.PARTIAL
     assert one.counts[HostState.PATCHED] == hosts - 4
