@@ -165,7 +165,7 @@ def continuation_of(history: WorkflowHistory, id: str) -> list[tuple[str, str]]:
 
 
 async def runs_of(client: Client, id: str) -> list[WorkflowHistory]:
-    """The histories of all runs of a workflow that has ended, the first one first."""
+    """The histories of all runs of a workflow so far, the first one first."""
     latest = await history_of(client, id)
     begun = latest.events[0].workflow_execution_started_event_attributes
     run_id, found = begun.first_execution_run_id, list[WorkflowHistory]()

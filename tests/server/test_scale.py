@@ -129,7 +129,7 @@ async def test_the_report_is_the_same(
         assert len(there.notices) == hosts
     one, many = reports
     assert runs[0] == 1
-    assert runs[1] >= MANY
+    assert runs[1] >= hosts // 6
     assert compared(many) == compared(one)
     assert one.outcome is Outcome.PARTIAL
     assert one.counts[HostState.PATCHED] == hosts - 4
@@ -202,14 +202,7 @@ async def test_pause_and_resume_while_it_drains(
         await in_phase(rollout, "paused")
 
         async def continued() -> bool:
-            description = await rollout.cluster_handle(eu).describe()
-            history = await history_of(client, description.id)
-            return history.events[0].workflow_execution_started_event_attributes.attempt == 1 and (
-                description.run_id
-                != history.events[
-                    0
-                ].workflow_execution_started_event_attributes.first_execution_run_id
-            )
+            return len(await runs_of(client, f"{rollout.id}/{eu}")) > 1
 
         await eventually(continued)
         assert (await rollout.cluster_progress(eu)).phase == "paused"
@@ -232,7 +225,8 @@ async def test_a_host_that_stands_still_is_waited_for(client: Client, eu: str, s
         fleet.release("stop_services", f"{eu}-2")
         await in_phase(rollout, "paused")
         assert (await rollout.host_progress(f"{eu}-2")).halted
-        assert "1 hosts stand still" in (await rollout.cluster_progress(eu)).waits_for
+        assert "stand still" in (await rollout.cluster_progress(eu)).waits_for
+        assert len(await runs_of(client, f"{rollout.id}/{eu}")) == 1
         await rollout.resume(by=ALICE)
         report = await ending(rollout)
     assert report.counts[HostState.PATCHED] == 6

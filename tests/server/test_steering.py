@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 import pytest
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowUpdateStage
 from temporalio.testing import WorkflowEnvironment
 
@@ -37,7 +38,7 @@ from temporal_patching.policy import (
     Soak,
 )
 from temporal_patching.testing import FailAt, SimulatedFleet
-from tests.rollouts import ALICE, BOB, ask, ending, eventually, reported, site
+from tests.rollouts import ALICE, BOB, ask, ending, eventually, history_of, reported, site
 
 ONE_BY_ONE = RolloutPolicy(pilot_hosts=0)
 WIDE = RolloutPolicy(pilot_hosts=0, max_parallel="100%")
@@ -133,26 +134,38 @@ async def test_pause_after_step_halts_hosts_before_their_update(client: Client, 
 
 async def test_paused_again_means_that_hosts_stand_still_again(client: Client, eu: str) -> None:
     """A host that stood still, was let go and is at its next step holds up the second pause."""
-    fleet = SimulatedFleet({eu: 1})
-    fleet.hold("check_preconditions")
+    fleet = SimulatedFleet({eu: 3})
+    first, second = DEFAULT_STEPS.names[:2]
+    fleet.hold(first, f"{eu}-1")
+
+    async def told(orders: int) -> None:
+        async def has() -> bool:
+            history = await history_of(client, f"patch-host/{eu}-1")
+            signalled = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
+            return [event.event_type for event in history.events].count(signalled) >= orders
+
+        await eventually(has)
+
     async with site(client, fleet) as here:
         rollout = await here.start(ask(eu, policy=ONE_BY_ONE))
-        await fleet.reached("check_preconditions")
+        await fleet.reached(first)
         await rollout.pause(by=ALICE, after="step")
-        fleet.release("check_preconditions")
+        await told(1)
+        fleet.release(first, f"{eu}-1")
         await in_phase(rollout, "paused")
-        step = DEFAULT_STEPS.names[len((await rollout.host_progress(f"{eu}-1")).completed)]
-        fleet.hold(step)
+        fleet.hold(second, f"{eu}-1")
         await rollout.resume(by=ALICE)
-        await fleet.reached(step)
+        await fleet.reached(second)
         await rollout.pause(by=ALICE, after="step")
+        await told(3)
         assert (await rollout.progress()).phase == "pausing"
-        fleet.release(step)
+        fleet.release(second, f"{eu}-1")
         await in_phase(rollout, "paused")
         # Let go and told to stop at once, it may not even have moved: it answers all the same.
         await rollout.resume(by=ALICE)
         await rollout.pause(by=ALICE, after="step")
         await in_phase(rollout, "paused")
+        assert fleet.started == (f"{eu}-1",)
         await rollout.resume(by=ALICE)
         assert (await ending(rollout)).outcome is Outcome.PATCHED
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -81,6 +82,9 @@ MAX_TOLD = 10
 """Failures that a message to the rollout names; the cluster's own progress and report name more."""
 
 _NOTHING = CarriedState(codes="", group=Group(wave=0, limit=0))
+
+_SERVERS_WORDS = re.compile(r"Cancel requested by workflow with run id \S+( with reason: )?")
+"""What the server puts before the reason that the rollout has given."""
 
 LOST = "state unknown: its workflow ended without a report"
 
@@ -213,7 +217,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             and not self._events
             and not self._tasks
             and not self._telling
-            and self._sequence > 0  # the rollout has got the list
+            and (self._sequence > 0 or workflow.info().parent is None)  # it has got the list
             and self._notices.idle
             and workflow.all_handlers_finished()
             and workflow.cancellation_reason() is None
@@ -420,6 +424,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         return self._state.ended
 
     def _cancelled(self, reason: str) -> machine.ClusterEvent:
+        reason = _SERVERS_WORDS.sub("", reason)
         return machine.StopRequested(reason=reason or "aborted", aborted=True)
 
     def _carry_out(self, command: machine.ClusterCommand) -> None:
