@@ -810,9 +810,10 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         await waiting
 
     def _still_parked(self, index: int, host: Host, why: str) -> HostResult:
-        still = self._parked.still(index, host.name, why)
+        if self._state.stopped is None:
+            return self._parked.still(index, host.name, why)
         # A cluster that stops tries once to give it back: nobody is asked any more.
-        return still if self._state.stopped is None else attrs.evolve(still, parked=None)
+        return self._parked.not_given_back(index, host.name, why)
 
     def _without_child(self, host: Host, state: HostState, reason: str) -> HostResult:
         return HostResult(cluster=self._cluster, host=host.name, state=state, reason=reason)
@@ -861,6 +862,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             self._news("rest" if total is None else "counts")
         if machine.gives_back(now, self._told_needs):
             self._news("counts")
+        if machine.only_parked(now) and not machine.only_parked(before):
+            self._news("counts")  # from now on it waits for people alone
 
     def _news(self, news: News) -> None:
         """There is something to tell the rollout, if not something more important already."""

@@ -511,11 +511,12 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         if update is None:
             return Work(cluster=cluster, phase="listing")
         progress = update.progress
+        parked = len(update.parked) + update.repairs_waiting  # a message shows the last ones only
         return Work(
             cluster=cluster,
             phase=progress.phase,
             waits_for=progress.waits_for,
-            in_flight=progress.hosts - sum(progress.counts.values()) - len(progress.parked),
+            in_flight=progress.hosts - sum(progress.counts.values()) - parked,
             parked=tuple(
                 Parked(host=p.host, step=p.step, reason=p.reason, left_out=p.left_out)
                 for p in progress.parked
