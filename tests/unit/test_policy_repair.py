@@ -6,7 +6,7 @@ from typing import Any
 
 from temporal_patching.models import ClusterProgress, HostState, ParkedHost, RolloutProgress
 from temporal_patching.models._orders import ClusterOrders
-from temporal_patching.policy import FailureBudget, Outcome, RolloutPolicy
+from temporal_patching.policy import DEFAULT_STEPS, FailureBudget, Outcome, RolloutPolicy
 from temporal_patching.policy._explain import (
     Because,
     Parked,
@@ -14,6 +14,7 @@ from temporal_patching.policy._explain import (
     what_would_stop_it,
     why_it_waits,
 )
+from temporal_patching.policy._host import Failure, Procedure
 from temporal_patching.policy._repair import PendingRepair
 from temporal_patching.policy._rollout import (
     ClusterPlanned,
@@ -25,6 +26,7 @@ from temporal_patching.policy._rollout import (
     decide,
     rollout_state,
 )
+from temporal_patching.workflow._parked import MAX_KEPT, ParkedHosts
 
 POLICY = RolloutPolicy(
     failure_budget=FailureBudget(max_failures=5), max_out_of_service=3, on_host_failure="park"
@@ -135,3 +137,17 @@ def test_a_repair_is_acknowledged() -> None:
     repair = PendingRepair(number=1, host="web-1", how="retry")
     assert ClusterOrders(sequence=1, repairs=(repair,)).steered
     assert not ClusterOrders(sequence=1, slots=4).steered
+
+
+def test_a_host_that_could_not_go_on_keeps_what_it_had_saved() -> None:
+    """What is kept of a host replaces what was kept of it: it is not counted beside itself."""
+    kept = ParkedHosts("eu-1", tuple(DEFAULT_STEPS))
+    saved = "x" * (MAX_KEPT // 4 - 100)
+    failure = Failure(step="perform_update", message="no lock", checkpoint=saved)
+    for index in range(4):
+        stands = Procedure(steps=tuple(DEFAULT_STEPS), way="parked", failure=failure, parks=True)
+        kept.keep(index, f"web-{index}", stands)
+    result = kept.still(0, "web-0", "busy")
+    assert result.parked is kept.stands(0)
+    assert result.parked is not None
+    assert result.parked.failure == failure
