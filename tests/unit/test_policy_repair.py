@@ -9,6 +9,7 @@ from temporal_patching.models._orders import ClusterOrders
 from temporal_patching.policy import DEFAULT_STEPS, FailureBudget, Outcome, RolloutPolicy
 from temporal_patching.policy._explain import (
     Because,
+    Known,
     Parked,
     Work,
     what_would_stop_it,
@@ -71,7 +72,7 @@ def test_it_says_who_waits_for_a_person_and_why() -> None:
             left_out="stop_services: parked",
         )
     )
-    because = about(why_it_waits(state, work=(said,)), "parked")
+    because = about(why_it_waits(state, Known(work=(said,))), "parked")
     assert because.why == "cluster 'eu-1': 2 parked hosts wait for a person"
     assert because.evidence == {
         "web-1": "perform_update: dpkg was interrupted; out of service: stop_services: parked",
@@ -79,14 +80,14 @@ def test_it_says_who_waits_for_a_person_and_why() -> None:
         "of the failure budget": "2 of 5 used by parked hosts",
         "may be asked": "retry, accept, restore, skip",
     }
-    one = about(why_it_waits(told(parked("web-1"))), "parked")
+    one = about(why_it_waits(told(parked("web-1")), Known()), "parked")
     assert one.why == "cluster 'eu-1': 1 parked host waits for a person"
 
 
 def test_many_parked_hosts_are_not_all_named() -> None:
     """An explanation stays short: the cluster's progress has them all."""
     state = told(parked(*(f"web-{number}" for number in range(25))))
-    evidence = about(why_it_waits(state), "parked").evidence
+    evidence = about(why_it_waits(state, Known()), "parked").evidence
     assert evidence["and"] == "5 more"
     assert sum(name.startswith("web-") for name in evidence) == 20
 
@@ -98,19 +99,19 @@ def test_it_says_what_holds_up_a_repair() -> None:
         told(parked("web-1"), asked),
         told(parked("web-1"), asked, parked(failed=1, repaired=1, repairs_waiting=1)),
     ):
-        becauses = why_it_waits(state)
+        becauses = why_it_waits(state, Known())
         assert not [each for each in becauses if "parked" in each.why]
         because = about(becauses, "not begun")
         assert because.why == "cluster 'eu-1': 1 repair has not begun"
         assert because.evidence["paused"] == "no"
         assert because.evidence["max_out_of_service"] == "3"
     begun = told(parked("web-1"), asked, parked(repaired=1))
-    assert not [each for each in why_it_waits(begun) if "repair" in each.why]
+    assert not [each for each in why_it_waits(begun, Known()) if "repair" in each.why]
 
 
 def test_it_says_how_many_failures_are_only_parked() -> None:
     """What would stop it next: those can still give their unit back."""
-    because = about(what_would_stop_it(told(parked("web-1", "web-2"))), "would stop")
+    because = about(what_would_stop_it(told(parked("web-1", "web-2")), Known()), "more failures")
     assert because.why == "4 more failures in cluster 'eu-1' would stop the rollout"
     assert because.evidence["of those parked"] == "2"
 
