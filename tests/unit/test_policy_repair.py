@@ -116,6 +116,15 @@ def test_it_says_how_many_failures_are_only_parked() -> None:
     assert because.evidence["of those parked"] == "2"
 
 
+def test_parked_hosts_that_are_out_of_service_stop_nothing() -> None:
+    """They wait for people, and so does the rollout."""
+    because = about(what_would_stop_it(told(), Known()), "held out of service")
+    assert because.why == (
+        "3 more hosts held out of service in cluster 'eu-1' would hold up the rollout until a parked host is "
+        "answered: nothing could start before"
+    )
+
+
 def test_a_summary_counts_parked_hosts() -> None:
     """They are in none of the states, as those in flight."""
     cluster = ClusterProgress(
