@@ -411,7 +411,11 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
 
     async def skipped(self, order: Skip) -> Steered:
         """Waits until the clusters have done it, and says what became of it: what had started goes on."""
-        wanted = {name: orders.sequence for name, orders in self._orders.items()}
+        # Of the clusters that it means: who was told nothing but a grant may be silent for long.
+        meant = order.cluster if order.host is None else self._cluster_of(order.host)
+        wanted = {
+            name: orders.sequence for name, orders in self._orders.items() if meant in (None, name)
+        }
 
         def done() -> bool:
             return self._ended() or all(
@@ -421,7 +425,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             )
 
         await wait_undisturbed(done)
-        late = {canonical(name) for update in self._updates.values() for name in update.too_late}
+        told = (self._updates[name] for name in wanted if name in self._updates)
+        late = {canonical(name) for update in told for name in update.too_late}
         what = order.host if order.host is not None else f"wave {order.wave}"
         if canonical(what) in late:
             return self.answer(order, self._steered(f"too late: {what} had started"))
