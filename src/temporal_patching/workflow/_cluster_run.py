@@ -139,6 +139,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._check_due = False
         """The fleet's health is to be asked for before the soak goes on."""
         self._asks_pause: str | None = None
+        self._pauses = 0
+        """How often it was paused in this run."""
         self._completed: deque[str] = deque(maxlen=1_000)
         self._completed_count = 0
         self._sequence = 0
@@ -579,7 +581,10 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         else:
             self._asks_pause = f"fleet health after {self._group(wave)}: {health.message}"
             self._news("decision")
-            await workflow.wait_condition(lambda: self._state.paused is not None)
+            before = self._pauses  # the pause may be over before anybody here has looked
+            await workflow.wait_condition(
+                lambda: self._state.paused is not None or self._pauses > before
+            )
             self._asks_pause = None
         return True
 
@@ -834,6 +839,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         """What is worth telling: not each success."""
         self._watch_length()
         now = self._state
+        self._pauses += now.paused is not None and before.paused is None
         if now.parked is not before.parked:
             for index in sorted(before.parked.keys() - now.parked.keys()):
                 if not flies(now, index):  # a person has left it as it is
