@@ -946,6 +946,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             parked={canonical(self._hosts.names[each]): self._parked.step(each) for each in parked},
             repaired=state.repaired,
             repairs_waiting=len(state.repairs),
+            waiting={canonical(self._hosts.names[each.host]): each.how for each in state.repairs},
             too_late=tuple(self._too_late),
             asks_pause=self._asks_pause,
             needs=machine.needs(state),

@@ -757,6 +757,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 parked=update.parked,
                 repaired=update.repaired,
                 repairs_waiting=update.repairs_waiting,
+                waiting=update.waiting,
             )
         )
         if update.asks_pause is None:
