@@ -29,7 +29,7 @@ from temporal_patching.testing import (
     Unchanged,
     Unreachable,
 )
-from tests.rollouts import ALL_AT_ONCE, ask, ending, eventually, reported, site, status
+from tests.rollouts import ALICE, ALL_AT_ONCE, ask, ending, eventually, reported, site, status
 from tests.workflows import BackwardsFleet, ForgetfulFleet, QuickFleet
 
 SOON = timedelta(milliseconds=20)
@@ -485,6 +485,52 @@ async def test_waiting_for_a_busy_host_ends(client: Client, eu: str, how: str) -
         assert host.state is HostState.FAILED
         assert "still busy after" in host.reason
     assert fleet.host(f"{eu}-1").version == 2
+
+
+@pytest.mark.parametrize("how", ["stopped", "paused"])
+async def test_a_host_that_was_waited_for_begins_only_if_hosts_may_start(
+    client: Client, eu: str, how: str
+) -> None:
+    """When another rollout lets go of it, this one may have stopped, or be paused, meanwhile."""
+    busy, bad = f"{eu}-1", f"{eu}-2"
+    faults = {bad: RefuseAt("perform_update")} if how == "stopped" else {}
+    fleet = SimulatedFleet({eu: 2}, faults=faults)
+    fleet.hold("stop_services", busy)
+    policy = attrs.evolve(ALL_AT_ONCE, on_busy_host="wait", in_flight="finish")
+    async with site(client, fleet) as here:
+        first = await here.start(ask(eu, only_hosts=[busy]))
+        await fleet.reached("stop_services", busy)
+        if how == "stopped":
+            fleet.hold("perform_update", bad)
+        second = await here.start(ask(eu, policy=policy))
+
+        async def waits() -> bool:
+            return "is busy" in (await second.progress()).clusters[0].waits_for
+
+        await eventually(waits)
+        if how == "stopped":
+            await fleet.reached("perform_update", bad)
+            fleet.release("perform_update", bad)
+            await ending(second)  # it waits no more for a host that it would not begin
+        else:
+            await second.pause(by=ALICE)
+        fleet.release("stop_services", busy)
+        assert (await ending(first)).outcome is Outcome.PATCHED
+        if how == "paused":
+
+            async def rests() -> bool:
+                return (await second.progress()).phase == "paused"
+
+            await eventually(rests)
+            assert fleet.host(busy).version == 2
+            await second.resume(by=ALICE)
+        report = await ending(second)
+    if how == "stopped":
+        assert reported(report, busy).state is HostState.NOT_STARTED
+        assert fleet.host(busy).version == 2, "only the first rollout has patched it"
+    else:
+        assert report.outcome is Outcome.PATCHED
+        assert fleet.host(busy).version == 3
 
 
 # Killed from outside

@@ -281,6 +281,8 @@ async def test_a_pause_holds_up_retries_but_not_a_restore(client: Client, eu: st
             return fleet.host(worse).serves
 
         await eventually(given_back)
+        with pytest.raises(Refused, match="is being retried already"):
+            await rollout.accept(bad, by=ALICE)
         assert fleet.steps_of(bad, "failed")[-1] == "perform_update"
         assert not fleet.host(bad).in_service
         assert (await rollout.progress()).phase in ("paused", "pausing")
@@ -366,6 +368,47 @@ async def test_another_rollout_has_it_by_now(client: Client, eu: str) -> None:
         assert (await ending(second)).outcome is Outcome.PATCHED
         await first.retry(bad, by=ALICE)
         assert (await ending(first)).outcome is Outcome.PATCHED
+
+
+async def test_what_another_rollout_has_cannot_be_given_back(client: Client, eu: str) -> None:
+    """The report says why it was not given back, and asks nobody for anything any more."""
+    bad = f"{eu}-1"
+    fleet = SimulatedFleet({eu: 1}, faults={bad: RefuseAt("perform_update", times=1)})
+    async with site(client, fleet) as here:
+        first = await here.start(ask(eu, policy=PARK))
+        await parked(first, bad)
+        fleet.hold("perform_update", bad)
+        second = await here.start(ask(eu))
+        await fleet.reached("perform_update", bad, times=2)
+        await first.abort(by=ALICE)
+        left_out = reported(await ending(first), bad).left_out or ""
+        fleet.release("perform_update", bad)
+        assert (await ending(second)).outcome is Outcome.PATCHED
+    assert "set_maintenance_mode" in left_out
+    assert f"not given back: busy: rollout {second.id!r} works on it" in left_out
+    assert "waits for retry" not in left_out
+
+
+async def test_who_is_in_flight_beside_many_parked_hosts(client: Client, eu: str) -> None:
+    """None: the rollout hears when nothing but parked hosts is left, and a message names only ten of them."""
+    fleet = SimulatedFleet(
+        {eu: 14}, faults={f"{eu}-{n}": RefuseAt("perform_update") for n in range(1, 13)}
+    )
+    policy = attrs.evolve(
+        PARK, max_out_of_service=20, failure_budget=FailureBudget(max_failures=20)
+    )
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=attrs.evolve(policy, max_parallel=20)))
+        await parked(rollout, *(f"{eu}-{n}" for n in range(1, 13)))
+
+        async def none_flies() -> bool:
+            waits = (await rollout.explain()).waits
+            works = [each for each in waits if each.why.startswith(f"cluster {eu!r}: parked")]
+            return [each.evidence["in flight"].partition(",")[0] for each in works] == ["0"]
+
+        await eventually(none_flies)
+        await rollout.abort(by=ALICE)
+        await ending(rollout)
 
 
 # From run to run

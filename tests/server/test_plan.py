@@ -258,12 +258,12 @@ async def test_only_the_hosts_of_the_plan(client: Client, eu: str) -> None:
     assert reported(report, f"{eu}-1").state is HostState.GONE
     assert report.clusters[0].came_later == 2
     assert (report.came_later, report.came_later_omitted) == ((f"{eu}-4", f"{eu}-5"), 0)
-    assert report.summary.endswith("; 2 came later and were left out")
+    assert report.summary.endswith("; 2 not in the plan were left out")
     assert report.digest == plan.digest
     assert report.clusters[0].digest == plan.clusters[0].digest
     (outline,) = shown.clusters
     assert (outline.gone, outline.came_later) == (1, (f"{eu}-4", f"{eu}-5"))
-    assert "2 came later and are left out" in shown.summary
+    assert "2 not in the plan are left out" in shown.summary
     assert shown.hosts == plan.hosts
 
 

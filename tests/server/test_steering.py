@@ -314,6 +314,26 @@ async def test_skip_a_host_and_be_told_when_it_is_too_late(client: Client, eu: s
     assert reported(report, f"{eu}-2").reason
 
 
+async def test_a_skip_waits_for_no_other_cluster(client: Client, eu: str, us: str) -> None:
+    """Another one may be silent for long; and what was too late there is said of it alone."""
+    fleet = SimulatedFleet({eu: 3, us: 3})
+    fleet.hold("perform_update", f"{eu}-1")
+    fleet.hold("perform_update", f"{us}-2")
+    policy = attrs.evolve(ONE_BY_ONE, waves=[1, "100%"])
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, us, policy=policy))
+        await fleet.reached("perform_update", f"{eu}-1")
+        await fleet.reached("perform_update", f"{us}-2")
+        assert "is skipped" in (await rollout.skip(by=ALICE, host=f"{eu}-3")).message
+        assert "too late" in (await rollout.skip(by=ALICE, wave=2, cluster=us)).message
+        assert "is skipped" in (await rollout.skip(by=ALICE, wave=2, cluster=eu)).message
+        fleet.release("perform_update", f"{eu}-1")
+        fleet.release("perform_update", f"{us}-2")
+        report = await ending(rollout)
+    assert report.counts[HostState.SKIPPED] == 2
+    assert report.counts[HostState.PATCHED] == 4
+
+
 async def test_only_parked_hosts_are_repaired(client: Client, eu: str) -> None:
     """The refusal says what the host is, and what to do; whoever asks for another step is not parked either."""
     fleet = SimulatedFleet({eu: 2})

@@ -209,7 +209,7 @@ SAID: list[tuple[Any, Any, list[str]]] = [
             "eu-1 ring 1 20 hosts 5 at once 1 pilot, waves of 1, 1, 1",
             "and 9 more",
             "gone 2 are not there any more",
-            "came later 203 are left out: eu-1-99",
+            "not planned 203 are left out: eu-1-99",
             "pilots eu-1-0",
             "wave 19 eu-1-19",
             "d" * 64,

@@ -35,6 +35,7 @@ from temporal_patching.policy._cluster import (
     HaltHosts,
     HostEnded,
     HostHalted,
+    HostPutBack,
     LimitsChanged,
     Ordered,
     PauseChanged,
@@ -53,6 +54,7 @@ from temporal_patching.policy._cluster import (
     drained,
     gives_back,
     host_state,
+    may_begin,
     needs,
     outcome,
     quiet,
@@ -703,6 +705,12 @@ class SteeredRun:
             assert event.host not in self.ends, "each ends once"
             (self.parked if event.parked else self.ends)[event.host] = event.state
             (self.held.add if event.left_out else self.held.discard)(event.host)
+        elif isinstance(event, HostPutBack):
+            self.flying.remove(event.host)
+            self.standing.discard(event.host)
+            self.still.discard(event.host)
+            self.started.remove(event.host)
+            del self.waves[event.host]
         elif isinstance(event, RepairAsked):
             if event.number <= len(self.asked):
                 return  # told again
@@ -864,6 +872,11 @@ def something_happens(rng: random.Random, run: SteeredRun, trouble: float) -> bo
     if waits and not run.cancelled and rng.random() < 0.5:
         run.tell(HostHalted(host=rng.choice(waits), halted=run.halting))
         return True
+    if moves and not may_begin(run.state) and rng.random() < 0.3:
+        waited = [host for host in moves if host not in run.repairing and not run.cancelled]
+        if waited:  # for another rollout, as far as anybody knows here
+            run.tell(HostPutBack(rng.choice(waited)))
+            return True
     if moves:
         bad = [BAD] * 4 + [GONE] * 2 + ENDINGS
         state = rng.choice(bad) if rng.random() < trouble else GOOD

@@ -6,7 +6,7 @@ from typing import Any
 
 from temporal_patching.models import ClusterProgress, HostState, ParkedHost, RolloutProgress
 from temporal_patching.models._orders import ClusterOrders
-from temporal_patching.policy import FailureBudget, Outcome, RolloutPolicy
+from temporal_patching.policy import DEFAULT_STEPS, FailureBudget, Outcome, RolloutPolicy
 from temporal_patching.policy._explain import (
     Because,
     Known,
@@ -15,6 +15,7 @@ from temporal_patching.policy._explain import (
     what_would_stop_it,
     why_it_waits,
 )
+from temporal_patching.policy._host import Failure, Procedure
 from temporal_patching.policy._repair import PendingRepair
 from temporal_patching.policy._rollout import (
     ClusterPlanned,
@@ -26,6 +27,7 @@ from temporal_patching.policy._rollout import (
     decide,
     rollout_state,
 )
+from temporal_patching.workflow._parked import MAX_KEPT, ParkedHosts
 
 POLICY = RolloutPolicy(
     failure_budget=FailureBudget(max_failures=5), max_out_of_service=3, on_host_failure="park"
@@ -109,9 +111,18 @@ def test_it_says_what_holds_up_a_repair() -> None:
 
 def test_it_says_how_many_failures_are_only_parked() -> None:
     """What would stop it next: those can still give their unit back."""
-    because = about(what_would_stop_it(told(parked("web-1", "web-2")), Known()), "more failure")
+    because = about(what_would_stop_it(told(parked("web-1", "web-2")), Known()), "more failures")
     assert because.why == "4 more failures in cluster 'eu-1' would stop the rollout"
     assert because.evidence["of those parked"] == "2"
+
+
+def test_parked_hosts_that_are_out_of_service_stop_nothing() -> None:
+    """They wait for people, and so does the rollout."""
+    because = about(what_would_stop_it(told(), Known()), "held out of service")
+    assert because.why == (
+        "3 more hosts held out of service in cluster 'eu-1' would hold up the rollout until a parked host is "
+        "answered: nothing could start before"
+    )
 
 
 def test_a_summary_counts_parked_hosts() -> None:
@@ -136,3 +147,17 @@ def test_a_repair_is_acknowledged() -> None:
     repair = PendingRepair(number=1, host="web-1", how="retry")
     assert ClusterOrders(sequence=1, repairs=(repair,)).steered
     assert not ClusterOrders(sequence=1, slots=4).steered
+
+
+def test_a_host_that_could_not_go_on_keeps_what_it_had_saved() -> None:
+    """What is kept of a host replaces what was kept of it: it is not counted beside itself."""
+    kept = ParkedHosts("eu-1", tuple(DEFAULT_STEPS))
+    saved = "x" * (MAX_KEPT // 4 - 100)
+    failure = Failure(step="perform_update", message="no lock", checkpoint=saved)
+    for index in range(4):
+        stands = Procedure(steps=tuple(DEFAULT_STEPS), way="parked", failure=failure, parks=True)
+        kept.keep(index, f"web-{index}", stands)
+    result = kept.still(0, "web-0", "busy")
+    assert result.parked is kept.stands(0)
+    assert result.parked is not None
+    assert result.parked.failure == failure

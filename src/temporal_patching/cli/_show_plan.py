@@ -54,7 +54,7 @@ def plan(told: RolloutPlan, start: Start, *, hosts: bool) -> Lines:
             left.append(("gone", Text(f"{each.gone} are not there any more", style=WARN)))
         if later:
             some = Text(f"{later} are left out: {names(each.came_later)}", style=WARN)
-            left.append(("came later", some))
+            left.append(("not planned", some))
         if left:
             yield table(left, indent=4)
     if hosts:

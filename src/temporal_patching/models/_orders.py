@@ -10,7 +10,7 @@ import attrs
 
 from ..policy._cluster import PauseAfter
 from ..policy._host import Procedure
-from ..policy._repair import PendingRepair
+from ..policy._repair import PendingRepair, Repair
 from ..policy._rollout_policy import RebootWhen, RolloutPolicy
 from ..policy._rules import as_tuple
 from ..policy._steps import Step
@@ -168,6 +168,8 @@ class ClusterUpdate(WireType):
     """The number of the last repair that it has taken up."""
     repairs_waiting: int = 0
     """How many of those have not begun."""
+    waiting: Mapping[str, Repair] = attrs.field(factory=dict[str, Repair])
+    """Of which hosts those are, in canonical form, and what is to be done with each."""
     too_late: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     """Hosts that it was to skip, but had started."""
     asks_pause: str | None = None

@@ -174,7 +174,7 @@ def _lines(plan: RolloutPlan) -> list[str]:
             lines.append(f"    {each.gone} of them are not there any more")
         later = len(each.came_later) + each.came_later_omitted
         if later:
-            lines.append(f"    {later} came later and are left out")
+            lines.append(f"    {later} not in the plan are left out")
     lines.append(f"  steps: {', '.join(plan.steps)}")
     lines.append(f"  health: {plan.health}")
     lines.append(f"  gates: {', '.join(plan.gates) or 'none'}")

@@ -307,7 +307,10 @@ class RolloutReport(WireType):
     def summary(self) -> str:
         """One line for people."""
         later = len(self.came_later) + self.came_later_omitted
-        said = f"{later} came later and {'was' if later == 1 else 'were'} left out" if later else ""
+        # Not "came later": in what rest_of() asks for, these are the ones that are done.
+        said = (
+            f"{later} not in the plan {'was' if later == 1 else 'were'} left out" if later else ""
+        )
         return "; ".join(
             part
             for part in (said_counts(self.outcome.value, self.counts, self.reason), said)

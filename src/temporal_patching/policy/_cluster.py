@@ -35,6 +35,7 @@ from ._tally import (
     given_up,
     many_out_of_service,
     out_of_service,
+    put_back,
     repaired,
     started,
 )
@@ -114,6 +115,13 @@ class HostEnded:
     left_out: bool = False
     parked: bool = False
     why: str = ""
+
+
+@attrs.frozen
+class HostPutBack:
+    """A host in flight has not begun: when it could have, no host might start any more. It waits again."""
+
+    host: int
 
 
 @attrs.frozen(kw_only=True)
@@ -205,6 +213,7 @@ ClusterEvent: TypeAlias = (
     SlotsGranted
     | Ordered
     | HostEnded
+    | HostPutBack
     | StopRequested
     | SoakEnded
     | WavesOpened
@@ -324,6 +333,12 @@ def _host_ended(state: ClusterState, event: HostEnded) -> Decision:
     return _fill(state)
 
 
+def _host_put_back(state: ClusterState, event: HostPutBack) -> Decision:
+    if not flies(state, event.host) or event.host in state.repairing:
+        return state, ()
+    return _fill(put_back(state, event.host))
+
+
 def _soak_ended(state: ClusterState, event: SoakEnded) -> Decision:
     if state.at_barrier != "soak":
         return state, ()
@@ -417,6 +432,7 @@ _DECIDE: Mapping[type, Callable[[ClusterState, Any], Decision]] = {
     SlotsGranted: _slots_granted,
     Ordered: _ordered,
     HostEnded: _host_ended,
+    HostPutBack: _host_put_back,
     StopRequested: _stop_requested,
     SoakEnded: _soak_ended,
     WavesOpened: _waves_opened,
@@ -429,6 +445,11 @@ _DECIDE: Mapping[type, Callable[[ClusterState, Any], Decision]] = {
     DrainRequested: _drain_requested,
     DrainEnded: _drain_ended,
 }
+
+
+def may_begin(state: ClusterState) -> bool:
+    """Whether a host in flight that had to wait may still begin. That it drains is no matter: it waits for it."""
+    return state.stopped is None and state.paused is None and state.window_open
 
 
 def wave_begun(state: ClusterState, wave: int) -> bool:

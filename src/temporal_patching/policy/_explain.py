@@ -367,9 +367,13 @@ def _would_stop_cluster(state: RolloutState, view: ClusterView, told: Work) -> I
         yield from _failed_wave(plan, view, told, told.wave, what)
     room = plan.max_out_of_service - told.held
     if 0 < room < min(_more_failures(plan.budget, view), view.hosts - view.acted):
+        then = f"would stop {what}, since nothing could start any more"
+        if policy.on_host_failure == "park":
+            then = (
+                f"would hold up {what} until a parked host is answered: nothing could start before"
+            )
         yield Because(
-            why=f"{_count(room, 'more host')} held out of service {where} would stop {what}, since "
-            "nothing could start any more",
+            why=f"{_count(room, 'more host')} held out of service {where} {then}",
             evidence={
                 "held": _as_said(str(told.held), told),
                 "max_out_of_service": str(plan.max_out_of_service),

@@ -87,6 +87,8 @@ class ClusterView:
     """How many it was ever asked for: the number of the last one."""
     repairs_waiting: int = 0
     """How many it has taken up, but not begun."""
+    waiting: Mapping[str, Repair] = attrs.field(factory=dict[str, Repair])
+    """Of which hosts those are, in canonical form, and what is to be done with each."""
 
 
 @attrs.frozen(kw_only=True)
@@ -183,7 +185,7 @@ class ClusterProgressed:
 
     ``stopped``: why it has stopped by itself. ``parked``: its hosts that wait for a person, and the step
     that failed of each. ``repaired``: the number of the last repair that it has taken up;
-    ``repairs_waiting``: how many of those it has not begun.
+    ``repairs_waiting``: how many of those it has not begun; ``waiting``: of which hosts, and what.
     """
 
     cluster: str
@@ -198,6 +200,7 @@ class ClusterProgressed:
     parked: Mapping[str, str] = attrs.field(factory=dict[str, str])
     repaired: int = 0
     repairs_waiting: int = 0
+    waiting: Mapping[str, Repair] = attrs.field(factory=dict[str, Repair])
 
 
 @attrs.frozen(kw_only=True)
@@ -580,6 +583,7 @@ def _progressed(state: RolloutState, event: ClusterProgressed) -> Decision:
         parked={host: step for host, step in event.parked.items() if host not in asked},
         repairs=pending,
         repairs_waiting=event.repairs_waiting,
+        waiting=event.waiting,
     )
     return _after_counts(state, event.cluster, event.stopped)
 
@@ -603,6 +607,7 @@ def _ended(state: RolloutState, event: ClusterEnded) -> Decision:
         parked={},
         repairs=(),
         repairs_waiting=0,
+        waiting={},
     )
     why = event.reason or event.outcome.value
     if state.phase == "listing":  # its own list may be complete: without it the plan is not

@@ -182,7 +182,9 @@ class RolloutPolicy(Checked):
             ``failure_budget`` of 0 it stops the cluster like any failure, and what stops gives back.
         on_busy_host: A host that another rollout is working on fails (``"fail"``, the default), is left
             out (``"skip"``), or is waited for (``"wait"``).
-        busy_host_timeout: How long ``"wait"`` waits before the host fails. Default 1 hour.
+        busy_host_timeout: How long ``"wait"`` waits before the host fails. Default 1 hour. A host that is
+            let go of when none may start (a pause, a closed window) has not begun: its turn comes
+            again; one that waits when the cluster stops is NOT_STARTED.
         reboot: When the ``reboot`` step runs. Default ``"if_needed"``: if a step said so.
         notices: What ``notify`` is told. Default: all but the start and the success of each host.
 

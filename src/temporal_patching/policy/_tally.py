@@ -79,6 +79,16 @@ def started(tally: TallyT, host: int) -> TallyT:
     )
 
 
+def put_back(tally: TallyT, host: int) -> TallyT:
+    """A host in flight of which nothing has begun waits again."""
+    return attrs.evolve(
+        tally,
+        codes=with_code(tally.codes, host, CODES[HostState.NOT_STARTED]),
+        in_flight=tally.in_flight - 1,
+        group=attrs.evolve(tally.group, started=tally.group.started - 1),
+    )
+
+
 def ended(
     tally: TallyT, host: int, state: HostState, *, left_out: bool, parked: bool = False
 ) -> TallyT:

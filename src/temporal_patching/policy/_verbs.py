@@ -244,9 +244,9 @@ def _repair(
 ) -> str | None:
     view = next(view for view in state.clusters if view.name == asked.cluster)
     host = canonical(asked.host)
-    pending = next((each for each in view.repairs if each.host == host), None)
-    if pending is not None:
-        return f"host {asked.host!r} is being {BEING[pending.how]} already"
+    pending = {**view.waiting, **{each.host: each.how for each in view.repairs}}
+    if host in pending:
+        return f"host {asked.host!r} is being {BEING[pending[host]]} already"
     if host not in view.parked:
         what = f"is {known}, not parked" if known else "is not parked"
         return (

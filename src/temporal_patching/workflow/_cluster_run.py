@@ -85,6 +85,7 @@ _NOTHING = CarriedState(codes="", group=Group(wave=0, limit=0))
 
 _SERVERS_WORDS = re.compile(r"Cancel requested by workflow with run id \S+( with reason: )?")
 """What the server puts before the reason that the rollout has given."""
+_LATE = "another rollout worked on it until no host might start any more"
 
 LOST = "state unknown: its workflow ended without a report"
 
@@ -141,6 +142,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._check_due = False
         """The fleet's health is to be asked for before the soak goes on."""
         self._asks_pause: str | None = None
+        self._pauses = 0
+        """How often it was paused in this run."""
         self._completed: deque[str] = deque(maxlen=1_000)
         self._completed_count = 0
         self._sequence = 0
@@ -582,7 +585,10 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         else:
             self._asks_pause = f"fleet health after {self._group(wave)}: {health.message}"
             self._news("decision")
-            await workflow.wait_condition(lambda: self._state.paused is not None)
+            before = self._pauses  # the pause may be over before anybody here has looked
+            await workflow.wait_condition(
+                lambda: self._state.paused is not None or self._pauses > before
+            )
             self._asks_pause = None
         return True
 
@@ -621,6 +627,9 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         result = await self._result_of(index, host, resume)
         self._flying.pop(index, None)
         self._host_updates.pop(index, None)
+        if result is None:
+            self._events.append(machine.HostPutBack(index))
+            return
         if result.parked is not None:
             if result.parked is not self._parked.stands(index):
                 self._parked.keep(index, host.name, result.parked)
@@ -668,7 +677,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
 
     async def _result_of(
         self, index: int, host: Host, resume: procedure.Procedure | None
-    ) -> HostResult:
+    ) -> HostResult | None:
+        """What became of it. None: it has not begun, and may not any more."""
         again = "" if resume is None else " again"
         self._notify("host_started", f"{host.name} starts{again}", host.name)
         started = workflow.now()
@@ -678,30 +688,40 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             except WorkflowAlreadyStartedError:
                 waited = workflow.now() - started
                 left = self._policy.busy_host_timeout - waited
-                busy = await self._after_busy(index, host, left, parked=resume is not None)
+                busy = await self._after_busy(index, host, left, resume)
                 if busy is not None:
                     return busy
+                self._work_off()  # a stop or a pause may have come with the end of the wait
+                if not self._may_begin(resume):
+                    return None if resume is None else self._parked.still(index, host.name, _LATE)
             except Exception as error:
                 return self._without_report(host, error)
 
+    def _may_begin(self, resume: procedure.Procedure | None) -> bool:
+        """Whether a host that had to wait may begin now. What is given back always may."""
+        gives_back = resume is not None and resume.way != "forward"
+        return gives_back or self._cancelling is not None or machine.may_begin(self._state)
+
     async def _after_busy(
-        self, index: int, host: Host, left: timedelta, *, parked: bool
+        self, index: int, host: Host, left: timedelta, resume: procedure.Procedure | None
     ) -> HostResult | None:
-        """Another rollout works on the host: what becomes of it, or None to try again."""
+        """Another rollout works on the host: what becomes of it, or None to try again, if it may."""
         holder = await self._holder(index, host, left)
         said = f"busy: {holder} works on it"
-        if not parked and self._cancelling is None and self._policy.on_busy_host == "skip":
+        if resume is None and self._cancelling is None and self._policy.on_busy_host == "skip":
             return self._without_child(host, HostState.SKIPPED, said)
         if self._cancelling is None and self._policy.on_busy_host == "wait" and left > timedelta(0):
             self._busy[index] = f"{host.name} is {said}"
             try:
-                await self._await_release(index, host, left)
+                await self._await_release(index, host, left, resume)
                 return None
             except FailureError as error:
+                if is_cancelled_exception(error) and not self._may_begin(resume):
+                    return None
                 said = f"{said} ({root_text(error)})"
             finally:
                 self._busy.pop(index, None)
-        if parked:
+        if resume is not None:
             return self._still_parked(index, host, said)
         if self._cancelling is not None:
             return self._without_child(host, HostState.CANCELLED, self._cancelling)
@@ -776,7 +796,9 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             holder = ""
         return f"rollout {holder!r}" if holder else "another rollout"
 
-    async def _await_release(self, index: int, host: Host, left: timedelta) -> None:
+    async def _await_release(
+        self, index: int, host: Host, left: timedelta, resume: procedure.Procedure | None
+    ) -> None:
         waiting = workflow.start_activity(
             "wait_for_host",
             BusyHost(workflow_id=host_workflow_id(host.name), timeout=left),
@@ -786,12 +808,21 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             summary=f"wait for {host.name}, which another rollout works on",
         )
         self._flying[index] = waiting
+
+        def in_vain() -> bool:
+            stopped = self._state.stopped is not None and self._cancelling is None
+            return stopped and not self._may_begin(resume)
+
+        await workflow.wait_condition(lambda: waiting.done() or in_vain())
+        if not waiting.done():
+            waiting.cancel()
         await waiting
 
     def _still_parked(self, index: int, host: Host, why: str) -> HostResult:
-        still = self._parked.still(index, host.name, why)
+        if self._state.stopped is None:
+            return self._parked.still(index, host.name, why)
         # A cluster that stops tries once to give it back: nobody is asked any more.
-        return still if self._state.stopped is None else attrs.evolve(still, parked=None)
+        return self._parked.not_given_back(index, host.name, why)
 
     def _without_child(self, host: Host, state: HostState, reason: str) -> HostResult:
         return HostResult(cluster=self._cluster, host=host.name, state=state, reason=reason)
@@ -812,6 +843,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         """What is worth telling: not each success."""
         self._watch_length()
         now = self._state
+        self._pauses += now.paused is not None and before.paused is None
         if now.parked is not before.parked:
             for index in sorted(before.parked.keys() - now.parked.keys()):
                 if not flies(now, index):  # a person has left it as it is
@@ -840,6 +872,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             self._news("rest" if total is None else "counts")
         if machine.gives_back(now, self._told_needs):
             self._news("counts")
+        if machine.only_parked(now) and not machine.only_parked(before):
+            self._news("counts")  # from now on it waits for people alone
 
     def _news(self, news: News) -> None:
         """There is something to tell the rollout, if not something more important already."""
@@ -916,6 +950,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             parked={canonical(self._hosts.names[each]): self._parked.step(each) for each in parked},
             repaired=state.repaired,
             repairs_waiting=len(state.repairs),
+            waiting={canonical(self._hosts.names[each.host]): each.how for each in state.repairs},
             too_late=tuple(self._too_late),
             asks_pause=self._asks_pause,
             needs=machine.needs(state),

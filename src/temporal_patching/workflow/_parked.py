@@ -50,7 +50,8 @@ class ParkedHosts:
         """Keeps where a host stands that has just been parked, or could not go on (``note``: why)."""
         failure = stands.failure
         if failure is not None and failure.checkpoint is not None:
-            there = (each.failure for each in self._stands.values())
+            others = (each for of, each in self._stands.items() if of != index)
+            there = (each.failure for each in others)
             kept = sum(size(each.checkpoint) for each in there if each and each.checkpoint)
             if kept + size(failure.checkpoint) > MAX_KEPT:
                 stands = attrs.evolve(stands, failure=attrs.evolve(failure, checkpoint=None))
@@ -98,6 +99,12 @@ class ParkedHosts:
             completed=stands.completed,
             parked=stands,
         )
+
+    def not_given_back(self, index: int, host: str, why: str) -> HostResult:
+        """The host was to be given back when nobody is asked any more, and could not be."""
+        stands = self._stands[index]
+        out = f"{', '.join(stands.open)}: not given back: {why}" if stands.open else None
+        return attrs.evolve(self.still(index, host, why), left_out=out, parked=None)
 
     def forget(self, index: int) -> None:
         """The host has gone on, and ended."""

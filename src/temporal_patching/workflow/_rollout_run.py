@@ -411,7 +411,11 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
 
     async def skipped(self, order: Skip) -> Steered:
         """Waits until the clusters have done it, and says what became of it: what had started goes on."""
-        wanted = {name: orders.sequence for name, orders in self._orders.items()}
+        # Of the clusters that it means: who was told nothing but a grant may be silent for long.
+        meant = order.cluster if order.host is None else self._cluster_of(order.host)
+        wanted = {
+            name: orders.sequence for name, orders in self._orders.items() if meant in (None, name)
+        }
 
         def done() -> bool:
             return self._ended() or all(
@@ -421,7 +425,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             )
 
         await wait_undisturbed(done)
-        late = {canonical(name) for update in self._updates.values() for name in update.too_late}
+        told = (self._updates[name] for name in wanted if name in self._updates)
+        late = {canonical(name) for update in told for name in update.too_late}
         what = order.host if order.host is not None else f"wave {order.wave}"
         if canonical(what) in late:
             return self.answer(order, self._steered(f"too late: {what} had started"))
@@ -511,11 +516,12 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         if update is None:
             return Work(cluster=cluster, phase="listing")
         progress = update.progress
+        parked = len(update.parked) + update.repairs_waiting  # a message shows the last ones only
         return Work(
             cluster=cluster,
             phase=progress.phase,
             waits_for=progress.waits_for,
-            in_flight=progress.hosts - sum(progress.counts.values()) - len(progress.parked),
+            in_flight=progress.hosts - sum(progress.counts.values()) - parked,
             parked=tuple(
                 Parked(host=p.host, step=p.step, reason=p.reason, left_out=p.left_out)
                 for p in progress.parked
@@ -751,6 +757,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 parked=update.parked,
                 repaired=update.repaired,
                 repairs_waiting=update.repairs_waiting,
+                waiting=update.waiting,
             )
         )
         if update.asks_pause is None:
