@@ -643,6 +643,29 @@ async def test_a_request_that_was_refused(client: Client, cli: Terminal, eu: str
     assert "nobody" in ran.out + ran.err
 
 
+async def test_a_cluster_or_a_host_is_no_rollout(client: Client, cli: Terminal, eu: str) -> None:
+    """They answer queries of the same names: an operator is told what they are, not something wrong."""
+    async with site(client, SimulatedFleet({eu: 1})) as here:
+        rollout = await here.start(ask(eu))
+        await ending(rollout)
+        for command in ("status", "report", "watch", "rest"):
+            no = await cli(command, rollout.cluster_handle(eu).id)
+            no.refused(4, f"is no rollout, it is cluster '{eu}' of rollout '{rollout.id}'")
+            no = await cli(command, rollout.host_handle(f"{eu}-1").id)
+            no.refused(4, f"is no rollout, it is host '{eu}-1' of rollout '{rollout.id}'")
+
+
+async def test_what_has_ended_before_its_end(client: Client, cli: Terminal, eu: str) -> None:
+    """A worker still answers for a request that was refused, or terminated: nobody is told that it lists hosts."""
+    async with site(client, SimulatedFleet({eu: 1})) as here:
+        rollout = await here.start(ask(eu, approvals={"start": GATE}))
+        await in_phase(rollout, "gate")
+        await rollout.handle.terminate("a mistake")
+        for command in ("status", "explain"):
+            no = await cli(command, rollout.id)
+            no.refused(4, "has ended: it ended without a report: terminated")
+
+
 async def test_encrypted_payloads(
     encrypted_client: Client, cli: Terminal, eu: str, tmp_path: Path
 ) -> None:

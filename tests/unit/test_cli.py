@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -305,6 +306,9 @@ def test_only_what_has_changed_is_said(capsys: pytest.CaptureFixture[str]) -> No
         (["skip", "patch-1", "--by", "a", "--host", "h", "--wave", "1"], "not both"),
         (["abort", "patch-1", "--by", "a"], "--yes"),
         (["watch", "patch-1", "--every", "0"], "'--every'"),
+        (["watch", "patch-1", "--every", "nan"], "'--every'"),
+        (["watch", "patch-1", "--every", "1e300"], "'--every'"),
+        (["status", ""], "ROLLOUT must not be empty"),
         (["status", "patch-1", "--converter", "json"], "package.module:name"),
         (["status", "patch-1", "--converter", "no.such:thing"], "ModuleNotFoundError"),
         (["status", "patch-1", "--converter", "json:dumps"], "DataConverter"),
@@ -358,6 +362,7 @@ def test_no_server(command: str, capsys: pytest.CaptureFixture[str], tmp_path: P
         (None, "No such file"),
         ("", "is no JSON"),
         ("[1]", "request.json: "),
+        ("[" * 100_000, "nested too deeply"),
         ('{"clusters": []}', "'clusters' must have at least 1 (got []) @ $.clusters"),
         ('{"clusters": ["eu-1"], "requester": "c", "wave": 1}', "extra fields found (wave) @ $"),
     ],
@@ -440,6 +445,31 @@ def test_unexpected_is_one_line(
     assert printed == "unexpected: KeyError: 'a bug' (--debug shows where)\n"
     assert run(["status", "patch-1", "--debug"], program="p") == _exits.UNEXPECTED
     assert "Traceback" in capsys.readouterr().err
+
+
+class _Full(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("stderr", [None, _Full()])
+def test_complaints_that_nobody_can_read(
+    stderr: io.StringIO | None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The exit code is right all the same, and stdout stays free of them."""
+    monkeypatch.setattr(sys, "stderr", stderr)
+    assert run(["status", "patch-1", *NOBODY], program="p") == _exits.NOT_ANSWERED
+    assert run(["stauts"], program="p") == _exits.INVALID
+    assert capsys.readouterr().out == ""
+
+
+def test_answers_without_a_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That stdout is closed is no bug of ours: nobody reads."""
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(BrokenPipeError):
+        _show.Screen(as_json=False).show(REPORT, _show.report)
 
 
 def test_help_and_page_name_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,9 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import cast
 
 import attrs
 import click
@@ -16,7 +18,7 @@ from temporalio.converter import DataConverter
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError
 
-from ._exits import NOT_ANSWERED, REFUSED, Stopped
+from ._exits import NOT_ANSWERED, NOT_FOUND, REFUSED, Stopped
 
 PATIENCE = 10.0
 """Seconds that a server has to answer."""
@@ -71,12 +73,14 @@ class Connection:
 
 
 async def must_read(client: Client, id: str) -> None:
-    """Refuses a converter that cannot read the rollout's payloads, before anything is sent.
+    """Refuses a converter that cannot read the rollout's payloads, and what is no rollout, before anything is sent.
 
-    An answer would be lost, and what a worker cannot read may keep its workflow from going on.
+    An answer would be lost, and what a worker cannot read may keep its workflow from going on. A cluster or a host
+    answers queries of the same names with something else.
 
     Raises:
         click.UsageError: It cannot.
+        Stopped: It is a cluster or a host.
     """
     events = client.get_workflow_handle(id).fetch_history_events(
         page_size=1, rpc_timeout=timedelta(seconds=PATIENCE)
@@ -87,12 +91,29 @@ async def must_read(client: Client, id: str) -> None:
         return  # what is wrong is told by the command itself
     request = first.workflow_execution_started_event_attributes.input.payloads
     try:
-        await client.data_converter.decode(request)
+        given = await client.data_converter.decode(request)
     except Exception as error:
         raise click.UsageError(
             f"the payloads of {id!r} cannot be read: name your data converter with --converter "
             f"({type(error).__name__}: {error})"
         ) from None
+    part = _part(given[0] if given else None)
+    if part is not None:
+        raise Stopped(NOT_FOUND, f"{id!r} is no rollout, it is {part}")
+
+
+def _part(request: object) -> str | None:
+    """What of a rollout the workflow with this input is, if it is a cluster or a host."""
+    if not isinstance(request, Mapping):
+        return None
+    given = cast("Mapping[str, object]", request)
+    task = given.get("task")
+    if isinstance(task, Mapping):
+        task = cast("Mapping[str, object]", task)
+        return f"host {task.get('host')!r} of rollout {task.get('rollout')!r}"
+    if "procedure" in given:
+        return f"cluster {given.get('cluster')!r} of rollout {given.get('rollout')!r}"
+    return None
 
 
 def _converter(path: str) -> DataConverter:

@@ -89,6 +89,8 @@ class Screen:
         self._write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
     def _write(self, text: str) -> None:
+        if sys.stdout is None:
+            raise BrokenPipeError
         sys.stdout.write(text)
         sys.stdout.flush()
 
