@@ -168,6 +168,23 @@ async def test_at_a_gate(client: Client, cli: Terminal, eu: str) -> None:
         assert (await ending(rollout)).outcome is Outcome.PATCHED
 
 
+async def test_a_vote_about_a_plan(client: Client, cli: Terminal, eu: str) -> None:
+    """Where votes are bound to the plan, the status shows it and a vote names it. The audit says who agreed."""
+    bound = ApprovalPolicy(approvers=[ALICE], timeout=timedelta(hours=4), bound_to_plan=True)
+    async with site(client, SimulatedFleet({eu: 1})) as here:
+        rollout = await here.start(ask(eu, approvals={"start": bound}))
+        await in_phase(rollout, "gate")
+        digest = (await rollout.progress()).digest
+        fits(await cli("status", rollout.id), f"plan {digest}")
+        vote = ("approve", rollout.id, "--by", ALICE, "--reason", "CHG-1")
+        (await cli(*vote)).refused(3, "digest")
+        (await cli(*vote, "--digest", "0" * 32)).refused(3, digest)
+        fits(await cli(*vote, "--digest", digest), "gate start: approved")
+        await ending(rollout)
+        said = f"policy gate 'start' is passed: approved by {ALICE} (CHG-1)"
+        fits(await cli("audit", rollout.id), said)
+
+
 async def test_reject_ends_it(client: Client, cli: Terminal, eu: str) -> None:
     """A reject is done (0), and the report says that nothing was patched (1); the id takes no more verbs (4)."""
     fleet = SimulatedFleet({eu: 1})
@@ -272,6 +289,7 @@ async def test_parked_hosts(client: Client, cli: Terminal, eu: str) -> None:
             "3 parked hosts: retry, accept, restore or skip",
             f"{eu}-1 FAILED perform_update: simulated refusal",
             f"temporal-patching retry {rollout.id} --host {eu}-1 --by YOU",
+            "4: 1 patched, 3 parked",
         )
         fits(await cli("explain", rollout.id), "3 parked hosts wait for a person")
         no = await cli("retry", rollout.id, "--host", f"{eu}-4", "--by", ALICE)

@@ -16,6 +16,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from temporal_patching.cli import _exits, _show, _show_plan
 from temporal_patching.cli._commands import commands, run
+from temporal_patching.cli._connect import Connection
 from temporal_patching.cli._main import BROKEN_PIPE
 from temporal_patching.exceptions import InvalidRequest, NotAnswered, Refused, RolloutNotFound
 from temporal_patching.models import (
@@ -30,6 +31,7 @@ from temporal_patching.models import (
     HostReport,
     HostState,
     Outcome,
+    ParkedHost,
     PatchRequest,
     RolloutPlan,
     RolloutProgress,
@@ -274,6 +276,42 @@ def test_colour_is_for_those_who_ask(
     monkeypatch.setenv("NO_COLOR", "1")
     _show.Screen(as_json=False).show(REPORT, _show.report)
     assert "\x1b[1;31m" not in capsys.readouterr().out
+
+
+def test_commands_that_are_shown_go_to_the_same_server() -> None:
+    """What was said on the command line is said in them, too."""
+    options = Connection(address=None, namespace="prod", profile="eu 1", converter=None).options
+    [(_, command)] = _show.needs(PROGRESS, options)
+    assert command == (
+        "temporal-patching approve patch-2026-11 --gate wave-2/eu-1 --namespace prod "
+        "--profile 'eu 1' --by YOU"
+    )
+
+
+def test_hosts_add_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who counts the hosts of the status misses none: those in flight and those parked are told, too."""
+    screen = _show.Screen(as_json=False)
+    parked = ParkedHost(
+        host="eu-1-9",
+        state=HostState.FAILED,
+        step="perform_update",
+        reason="locked",
+    )
+    cluster = ClusterProgress(
+        cluster="eu-1",
+        phase="wave 1",
+        hosts=4,
+        counts={HostState.PATCHED: 1},
+        in_flight=("eu-1-1", "eu-1-2"),
+        parked=(parked,),
+    )
+    progress = RolloutProgress(
+        rollout="patch-1", phase="running", hosts=4, counts=cluster.counts, clusters=(cluster,)
+    )
+    screen.say(_show.status(progress))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "hosts 4: 1 patched, 2 in flight, 1 parked" in said
+    assert "eu-1 wave 1 1/4 done 2 in flight 1 patched, 1 parked" in said
 
 
 def test_only_what_has_changed_is_said(capsys: pytest.CaptureFixture[str]) -> None:

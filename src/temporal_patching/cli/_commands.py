@@ -182,8 +182,9 @@ def _added(
         connection = Connection(
             address=address, namespace=namespace, profile=profile, converter=converter
         )
+        screen = Screen(as_json=as_json, options=connection.options)
         try:
-            return asyncio.run(work(connection, Screen(as_json=as_json), **own))
+            return asyncio.run(work(connection, screen, **own))
         except KeyboardInterrupt:
             _complain(f"interrupted; {interrupted}")
             return INTERRUPTED
@@ -252,7 +253,7 @@ async def status(rollout: Handle, screen: Screen) -> int:
     now = await rollout.progress()
     if now.outcome is None:
         await _not_over(rollout)
-    screen.show(now, _show.status)
+    screen.show(now, lambda told: _show.status(told, screen.options))
     return DONE
 
 
@@ -276,7 +277,7 @@ async def watch(rollout: Handle, screen: Screen, *, every: float) -> int:
     last: RolloutProgress | None = None
 
     def changed(now: RolloutProgress) -> _show.Lines:
-        return _show.changes(last, now)
+        return _show.changes(last, now, screen.options)
 
     async for progress in rollout.watch(every=timedelta(seconds=every)):
         screen.show(progress, changed, one_line=True)
@@ -389,15 +390,20 @@ async def plan(
         raise _where(error, client) from None
     if out is not None:
         _files.write(out, found.planned)
-    start = _show_plan.Start(
-        type=type_,
-        task_queue=task_queue,
-        file=out,
-        address=connection.address,
-        namespace=connection.namespace,
-    )
+    start = _start(type_, task_queue, out, screen)
     screen.show(found, lambda shown: _show_plan.plan(shown, start, hosts=hosts))
     return DONE
+
+
+def _start(type: str, task_queue: str, out: str | None, screen: Screen) -> _show_plan.Start:
+    return _show_plan.Start(
+        type=type,
+        task_queue=task_queue,
+        file=out,
+        address=screen.options.get("--address"),
+        namespace=screen.options.get("--namespace"),
+        profile=screen.options.get("--profile"),
+    )
 
 
 _added(
@@ -439,7 +445,7 @@ async def rest(rollout: Handle, screen: Screen, *, requester: str | None, out: s
         return DONE
     _files.write(out, request)
     old = await rollout.handle.describe()
-    start = _show_plan.Start(type=old.workflow_type, task_queue=old.task_queue, file=out)
+    start = _start(old.workflow_type, old.task_queue, out, screen)
     screen.show(request, lambda shown: _show_plan.rest(shown, start))
     return DONE
 
@@ -451,10 +457,19 @@ _GATE = click.Option(
 )
 
 
-@_command(_GATE, steers=True)
-async def approve(rollout: Handle, screen: Screen, *, by: str, reason: str, gate: str) -> int:
+@_command(
+    _GATE,
+    click.Option(
+        ["--digest"], default="", help="Of the plan you have read: refused if it is another."
+    ),
+    steers=True,
+)
+async def approve(
+    rollout: Handle, screen: Screen, *, by: str, reason: str, gate: str, digest: str
+) -> int:
     """Approves a gate."""
-    screen.show(await rollout.approve(by=by, reason=reason, gate=gate), _show.voted)
+    voted = await rollout.approve(by=by, reason=reason, gate=gate, digest=digest)
+    screen.show(voted, _show.voted)
     return DONE
 
 

@@ -24,6 +24,7 @@ PATIENCE = 10.0
 """Seconds that a server has to answer."""
 
 _MESSAGE = re.compile(r'message: "([^"]+)"')
+_LOOKUP = re.compile(r'"dns error", .*error: "([^"]+)"')
 _FORBIDDEN = ("Unauthenticated", "PermissionDenied")
 
 
@@ -35,6 +36,15 @@ class Connection:
     namespace: str | None
     profile: str | None
     converter: str | None
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """What was said, for commands that are shown: they go to the same server."""
+        return {
+            f"--{field.name}": value
+            for field in attrs.fields(Connection)
+            if (value := getattr(self, field.name))
+        }
 
     async def client(self) -> Client:
         """A connected client.
@@ -64,16 +74,15 @@ class Connection:
         except RuntimeError as error:
             why = str(error).removeprefix("Failed client connect: ")
             code = REFUSED if any(each in why for each in _FORBIDDEN) else NOT_ANSWERED
-            messages = _MESSAGE.findall(
-                why
-            )  # the rest of it is how the SDK's own layers are called
+            # The rest of it is how the SDK's own layers are called.
+            messages = _MESSAGE.findall(why) or _LOOKUP.findall(why)
             raise Stopped(
                 code, f"no server answered at {address}: {messages[-1] if messages else why}"
             ) from None
 
 
 async def must_read(client: Client, id: str) -> None:
-    """Refuses a converter that cannot read the rollout's payloads, and what is no rollout, before anything is sent.
+    """Refuses a converter that cannot read the payloads, and what is no rollout, before anything is sent.
 
     An answer would be lost, and what a worker cannot read may keep its workflow from going on. A cluster or a host
     answers queries of the same names with something else.
