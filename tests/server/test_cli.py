@@ -168,6 +168,23 @@ async def test_at_a_gate(client: Client, cli: Terminal, eu: str) -> None:
         assert (await ending(rollout)).outcome is Outcome.PATCHED
 
 
+async def test_a_vote_about_a_plan(client: Client, cli: Terminal, eu: str) -> None:
+    """Where votes are bound to the plan, the status shows it and a vote names it. The audit says who agreed."""
+    bound = ApprovalPolicy(approvers=[ALICE], timeout=timedelta(hours=4), bound_to_plan=True)
+    async with site(client, SimulatedFleet({eu: 1})) as here:
+        rollout = await here.start(ask(eu, approvals={"start": bound}))
+        await in_phase(rollout, "gate")
+        digest = (await rollout.progress()).digest
+        fits(await cli("status", rollout.id), f"plan {digest}")
+        vote = ("approve", rollout.id, "--by", ALICE, "--reason", "CHG-1")
+        (await cli(*vote)).refused(3, "digest")
+        (await cli(*vote, "--digest", "0" * 32)).refused(3, digest)
+        fits(await cli(*vote, "--digest", digest), "gate start: approved")
+        await ending(rollout)
+        said = f"policy gate 'start' is passed: approved by {ALICE} (CHG-1)"
+        fits(await cli("audit", rollout.id), said)
+
+
 async def test_reject_ends_it(client: Client, cli: Terminal, eu: str) -> None:
     """A reject is done (0), and the report says that nothing was patched (1); the id takes no more verbs (4)."""
     fleet = SimulatedFleet({eu: 1})
@@ -272,6 +289,7 @@ async def test_parked_hosts(client: Client, cli: Terminal, eu: str) -> None:
             "3 parked hosts: retry, accept, restore or skip",
             f"{eu}-1 FAILED perform_update: simulated refusal",
             f"temporal-patching retry {rollout.id} --host {eu}-1 --by YOU",
+            "4: 1 patched, 3 parked",
         )
         fits(await cli("explain", rollout.id), "3 parked hosts wait for a person")
         no = await cli("retry", rollout.id, "--host", f"{eu}-4", "--by", ALICE)
@@ -641,6 +659,29 @@ async def test_a_request_that_was_refused(client: Client, cli: Terminal, eu: str
         ran = await cli("report", rollout.id)
     assert ran.code == 1
     assert "nobody" in ran.out + ran.err
+
+
+async def test_a_cluster_or_a_host_is_no_rollout(client: Client, cli: Terminal, eu: str) -> None:
+    """They answer queries of the same names: an operator is told what they are, not something wrong."""
+    async with site(client, SimulatedFleet({eu: 1})) as here:
+        rollout = await here.start(ask(eu))
+        await ending(rollout)
+        for command in ("status", "report", "watch", "rest"):
+            no = await cli(command, rollout.cluster_handle(eu).id)
+            no.refused(4, f"is no rollout, it is cluster '{eu}' of rollout '{rollout.id}'")
+            no = await cli(command, rollout.host_handle(f"{eu}-1").id)
+            no.refused(4, f"is no rollout, it is host '{eu}-1' of rollout '{rollout.id}'")
+
+
+async def test_what_has_ended_before_its_end(client: Client, cli: Terminal, eu: str) -> None:
+    """A worker still answers for a request that was refused, or terminated: nobody is told that it lists hosts."""
+    async with site(client, SimulatedFleet({eu: 1})) as here:
+        rollout = await here.start(ask(eu, approvals={"start": GATE}))
+        await in_phase(rollout, "gate")
+        await rollout.handle.terminate("a mistake")
+        for command in ("status", "explain"):
+            no = await cli(command, rollout.id)
+            no.refused(4, "has ended: it ended without a report: terminated")
 
 
 async def test_encrypted_payloads(

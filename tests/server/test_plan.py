@@ -121,7 +121,7 @@ async def test_a_plan_says_what_would_be_done(client: Client, eu: str, us: str) 
     assert len(plan.digest) == 32
     assert [len(each.digest) for each in plan.clusters] == [16, 16]
     assert again.digest == plan.digest
-    assert f"{eu} (ring 1): 12 hosts, 1 pilots, waves of 2, 9; 2 at once" in plan.summary
+    assert f"{eu} (ring 1): 12 hosts, 1 pilot, waves of 2, 9; 2 at once" in plan.summary
     assert fleet.started == ()
     assert fleet.notices == ()
 

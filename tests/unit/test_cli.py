@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -15,6 +16,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from temporal_patching.cli import _exits, _show, _show_plan
 from temporal_patching.cli._commands import commands, run
+from temporal_patching.cli._connect import Connection
 from temporal_patching.cli._main import BROKEN_PIPE
 from temporal_patching.exceptions import InvalidRequest, NotAnswered, Refused, RolloutNotFound
 from temporal_patching.models import (
@@ -29,6 +31,7 @@ from temporal_patching.models import (
     HostReport,
     HostState,
     Outcome,
+    ParkedHost,
     PatchRequest,
     RolloutPlan,
     RolloutProgress,
@@ -275,6 +278,42 @@ def test_colour_is_for_those_who_ask(
     assert "\x1b[1;31m" not in capsys.readouterr().out
 
 
+def test_commands_that_are_shown_go_to_the_same_server() -> None:
+    """What was said on the command line is said in them, too."""
+    options = Connection(address=None, namespace="prod", profile="eu 1", converter=None).options
+    [(_, command)] = _show.needs(PROGRESS, options)
+    assert command == (
+        "temporal-patching approve patch-2026-11 --gate wave-2/eu-1 --namespace prod "
+        "--profile 'eu 1' --by YOU"
+    )
+
+
+def test_hosts_add_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who counts the hosts of the status misses none: those in flight and those parked are told, too."""
+    screen = _show.Screen(as_json=False)
+    parked = ParkedHost(
+        host="eu-1-9",
+        state=HostState.FAILED,
+        step="perform_update",
+        reason="locked",
+    )
+    cluster = ClusterProgress(
+        cluster="eu-1",
+        phase="wave 1",
+        hosts=4,
+        counts={HostState.PATCHED: 1},
+        in_flight=("eu-1-1", "eu-1-2"),
+        parked=(parked,),
+    )
+    progress = RolloutProgress(
+        rollout="patch-1", phase="running", hosts=4, counts=cluster.counts, clusters=(cluster,)
+    )
+    screen.say(_show.status(progress))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "hosts 4: 1 patched, 2 in flight, 1 parked" in said
+    assert "eu-1 wave 1 1/4 done 2 in flight 1 patched, 1 parked" in said
+
+
 def test_only_what_has_changed_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     """A cluster, a failure or a gate that is as it was is not said again."""
     screen = _show.Screen(as_json=False)
@@ -305,6 +344,9 @@ def test_only_what_has_changed_is_said(capsys: pytest.CaptureFixture[str]) -> No
         (["skip", "patch-1", "--by", "a", "--host", "h", "--wave", "1"], "not both"),
         (["abort", "patch-1", "--by", "a"], "--yes"),
         (["watch", "patch-1", "--every", "0"], "'--every'"),
+        (["watch", "patch-1", "--every", "nan"], "'--every'"),
+        (["watch", "patch-1", "--every", "1e300"], "'--every'"),
+        (["status", ""], "ROLLOUT must not be empty"),
         (["status", "patch-1", "--converter", "json"], "package.module:name"),
         (["status", "patch-1", "--converter", "no.such:thing"], "ModuleNotFoundError"),
         (["status", "patch-1", "--converter", "json:dumps"], "DataConverter"),
@@ -358,6 +400,7 @@ def test_no_server(command: str, capsys: pytest.CaptureFixture[str], tmp_path: P
         (None, "No such file"),
         ("", "is no JSON"),
         ("[1]", "request.json: "),
+        ("[" * 100_000, "nested too deeply"),
         ('{"clusters": []}', "'clusters' must have at least 1 (got []) @ $.clusters"),
         ('{"clusters": ["eu-1"], "requester": "c", "wave": 1}', "extra fields found (wave) @ $"),
     ],
@@ -440,6 +483,31 @@ def test_unexpected_is_one_line(
     assert printed == "unexpected: KeyError: 'a bug' (--debug shows where)\n"
     assert run(["status", "patch-1", "--debug"], program="p") == _exits.UNEXPECTED
     assert "Traceback" in capsys.readouterr().err
+
+
+class _Full(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("stderr", [None, _Full()])
+def test_complaints_that_nobody_can_read(
+    stderr: io.StringIO | None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The exit code is right all the same, and stdout stays free of them."""
+    monkeypatch.setattr(sys, "stderr", stderr)
+    assert run(["status", "patch-1", *NOBODY], program="p") == _exits.NOT_ANSWERED
+    assert run(["stauts"], program="p") == _exits.INVALID
+    assert capsys.readouterr().out == ""
+
+
+def test_answers_without_a_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That stdout is closed is no bug of ours: nobody reads."""
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(BrokenPipeError):
+        _show.Screen(as_json=False).show(REPORT, _show.report)
 
 
 def test_help_and_page_name_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:

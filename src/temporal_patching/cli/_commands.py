@@ -8,11 +8,12 @@ import sys
 import traceback
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import click
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.client import Client, WorkflowFailureError
 from temporalio.service import RPCError
 
 from ..client import Rollout
@@ -28,6 +29,7 @@ from ._exits import (
     INVALID,
     MEANINGS,
     NOT_ANSWERED,
+    NOT_FOUND,
     NOT_PATCHED,
     REFUSED,
     UNREAD,
@@ -102,7 +104,9 @@ def run(arguments: Sequence[str], *, program: str) -> int:
         _complain("interrupted; nothing was sent")
         return INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        if sys.stderr is not None:
+            with suppress(OSError):  # nobody reads complaints: the exit code says it
+                error.show()
         return INVALID
     except BrokenPipeError:
         return UNREAD
@@ -126,11 +130,13 @@ def _command(
 
     def made(asked: Asked) -> click.Command:
         def looked(own: Mapping[str, Any]) -> None:
+            if not own["rollout"]:  # a variable of a script that is not set
+                raise click.UsageError("ROLLOUT must not be empty")
             if check is not None:
                 check(own["rollout"], {name: own[name] for name in own if name != "rollout"})
 
         async def work(connection: Connection, screen: Screen, *, rollout: str, **own: Any) -> int:
-            return await _asked(asked, rollout, connection, screen, own)
+            return await _asked(asked, rollout, connection, screen, own, steers=steers)
 
         return _added(
             asked,
@@ -176,8 +182,9 @@ def _added(
         connection = Connection(
             address=address, namespace=namespace, profile=profile, converter=converter
         )
+        screen = Screen(as_json=as_json, options=connection.options)
         try:
-            return asyncio.run(work(connection, Screen(as_json=as_json), **own))
+            return asyncio.run(work(connection, screen, **own))
         except KeyboardInterrupt:
             _complain(f"interrupted; {interrupted}")
             return INTERRUPTED
@@ -203,14 +210,25 @@ def _added(
 
 
 async def _asked(
-    asked: Asked, id: str, connection: Connection, screen: Screen, own: Mapping[str, Any]
+    asked: Asked,
+    id: str,
+    connection: Connection,
+    screen: Screen,
+    own: Mapping[str, Any],
+    *,
+    steers: bool,
 ) -> int:
     client = await connection.client()
     await must_read(client, id)
     try:
         return await asked(Rollout.get(client, id), screen, **own)
-    except (RolloutNotFound, NotAnswered) as error:
+    except RolloutNotFound as error:
         raise _where(error, client) from None
+    except NotAnswered as error:
+        where = _where(error, client)
+        if steers:  # the server has it
+            raise NotAnswered(f"{where}. It may still be done: 'audit' will know") from None
+        raise where from None
 
 
 def _where(error: RolloutNotFound | NotAnswered, client: Client) -> Exception:
@@ -220,7 +238,10 @@ def _where(error: RolloutNotFound | NotAnswered, client: Client) -> Exception:
 
 
 def _complain(line: str) -> None:
-    print(plain(line), file=sys.stderr, flush=True)
+    if sys.stderr is None:
+        return  # print() would take stdout, which is for answers
+    with suppress(OSError):  # nobody reads complaints: the exit code says it
+        print(plain(line), file=sys.stderr, flush=True)
 
 
 # Looking
@@ -229,14 +250,18 @@ def _complain(line: str) -> None:
 @_command()
 async def status(rollout: Handle, screen: Screen) -> int:
     """Where the rollout is: phase, clusters, gates, failures, what is out of service."""
-    screen.show(await rollout.progress(), _show.status)
+    now = await rollout.progress()
+    if now.outcome is None:
+        await _not_over(rollout)
+    screen.show(now, lambda told: _show.status(told, screen.options))
     return DONE
 
 
 @_command(
     click.Option(
         ["--every"],
-        type=click.FloatRange(min=0.1),
+        type=click.FloatRange(min=0.1, max=3600),
+        callback=_files.number_of,
         default=1.0,
         show_default=True,
         metavar="SECONDS",
@@ -252,7 +277,7 @@ async def watch(rollout: Handle, screen: Screen, *, every: float) -> int:
     last: RolloutProgress | None = None
 
     def changed(now: RolloutProgress) -> _show.Lines:
-        return _show.changes(last, now)
+        return _show.changes(last, now, screen.options)
 
     async for progress in rollout.watch(every=timedelta(seconds=every)):
         screen.show(progress, changed, one_line=True)
@@ -267,7 +292,10 @@ async def watch(rollout: Handle, screen: Screen, *, every: float) -> int:
 @_command()
 async def explain(rollout: Handle, screen: Screen) -> int:
     """Why it waits, why it stopped, and what would stop it next, with the evidence."""
-    screen.show(await rollout.explain(), _show.explanation)
+    told = await rollout.explain()
+    if told.phase != "ended":
+        await _not_over(rollout)
+    screen.show(told, _show.explanation)
     return DONE
 
 
@@ -290,9 +318,23 @@ async def report(rollout: Handle, screen: Screen) -> int:
 
 async def _runs(rollout: Handle) -> bool:
     try:
-        return (await rollout.handle.describe()).status is WorkflowExecutionStatus.RUNNING
+        return (await rollout.handle.describe()).close_time is None
     except RPCError:
         return False  # what is wrong is told by what is asked next
+
+
+async def _not_over(rollout: Handle) -> None:
+    """Refuses to tell what is no more: a worker answers for a workflow that was ended before its end, too.
+
+    Raises:
+        Stopped: It was terminated, say, or its request was refused.
+    """
+    if await _runs(rollout):
+        return
+    try:
+        await _end(rollout)
+    except Stopped as over:
+        raise Stopped(NOT_FOUND, f"{rollout.id!r} has ended: {over}") from None
 
 
 async def _end(rollout: Handle) -> RolloutReport:
@@ -348,15 +390,20 @@ async def plan(
         raise _where(error, client) from None
     if out is not None:
         _files.write(out, found.planned)
-    start = _show_plan.Start(
-        type=type_,
-        task_queue=task_queue,
-        file=out,
-        address=connection.address,
-        namespace=connection.namespace,
-    )
+    start = _start(type_, task_queue, out, screen)
     screen.show(found, lambda shown: _show_plan.plan(shown, start, hosts=hosts))
     return DONE
+
+
+def _start(type: str, task_queue: str, out: str | None, screen: Screen) -> _show_plan.Start:
+    return _show_plan.Start(
+        type=type,
+        task_queue=task_queue,
+        file=out,
+        address=screen.options.get("--address"),
+        namespace=screen.options.get("--namespace"),
+        profile=screen.options.get("--profile"),
+    )
 
 
 _added(
@@ -398,7 +445,7 @@ async def rest(rollout: Handle, screen: Screen, *, requester: str | None, out: s
         return DONE
     _files.write(out, request)
     old = await rollout.handle.describe()
-    start = _show_plan.Start(type=old.workflow_type, task_queue=old.task_queue, file=out)
+    start = _start(old.workflow_type, old.task_queue, out, screen)
     screen.show(request, lambda shown: _show_plan.rest(shown, start))
     return DONE
 
@@ -410,10 +457,19 @@ _GATE = click.Option(
 )
 
 
-@_command(_GATE, steers=True)
-async def approve(rollout: Handle, screen: Screen, *, by: str, reason: str, gate: str) -> int:
+@_command(
+    _GATE,
+    click.Option(
+        ["--digest"], default="", help="Of the plan you have read: refused if it is another."
+    ),
+    steers=True,
+)
+async def approve(
+    rollout: Handle, screen: Screen, *, by: str, reason: str, gate: str, digest: str
+) -> int:
     """Approves a gate."""
-    screen.show(await rollout.approve(by=by, reason=reason, gate=gate), _show.voted)
+    voted = await rollout.approve(by=by, reason=reason, gate=gate, digest=digest)
+    screen.show(voted, _show.voted)
     return DONE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -25,6 +26,15 @@ def request_of(context: click.Context, param: click.Parameter, value: str) -> Pa
         raise click.BadParameter(f"{value}: {'; '.join(error.problems)}") from None
     except (ValueError, AttributeError) as error:  # no JSON, or no stdin
         raise click.BadParameter(f"{value} is no JSON: {error}") from None
+    except RecursionError:
+        raise click.BadParameter(f"{value} is nested too deeply") from None
+
+
+def number_of(context: click.Context, param: click.Parameter, value: float) -> float:
+    """A number: click lets NaN through every range."""
+    if math.isnan(value):
+        raise click.BadParameter("must be a number (got nan)")
+    return value
 
 
 def out_of(context: click.Context, param: click.Parameter, value: str | None) -> str | None:

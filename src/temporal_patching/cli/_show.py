@@ -52,10 +52,12 @@ class Screen:
 
     Args:
         as_json: JSON, in the wire types' own form.
+        options: What commands that are shown need to go to the same server.
     """
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, options: Mapping[str, str] | None = None) -> None:
         self.as_json = as_json
+        self.options = options or {}
         self._console = Console(highlight=False, emoji=False, markup=False)
         for stream in (sys.stdout, sys.stderr):
             reconfigure = getattr(stream, "reconfigure", None)
@@ -89,6 +91,8 @@ class Screen:
         self._write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
     def _write(self, text: str) -> None:
+        if sys.stdout is None:
+            raise BrokenPipeError
         sys.stdout.write(text)
         sys.stdout.flush()
 
@@ -104,20 +108,25 @@ def plain(text: str) -> str:
 # Rollout
 
 
-def status(progress: RolloutProgress) -> Lines:
-    """Where a rollout is."""
+def status(progress: RolloutProgress, options: Mapping[str, str] | None = None) -> Lines:
+    """Where a rollout is.
+
+    Args:
+        progress: Where it is.
+        options: Those of ``Screen``.
+    """
     yield Text(plain(progress.rollout), style=HEAD)
     facts = [("phase", _phase(progress))]
     if progress.waits_for:
         facts.append(("waits for", Text(plain(progress.waits_for))))
-    facts.append(("hosts", Text(f"{progress.hosts}{_after(': ', counts(progress.counts))}")))
+    facts.append(("hosts", Text(f"{progress.hosts}{_after(': ', _hosts_counted(progress))}")))
     if progress.reason:
         facts.append(("reason", Text(plain(progress.reason), style=BAD)))
     if progress.health != "checked":
         facts.append(("health", Text(progress.health, style=WARN)))
     if progress.notices_failed:
         facts.append(("notices", Text(f"{progress.notices_failed} not delivered", style=WARN)))
-    facts += [("answer", Text(command, style=WARN)) for _, command in needs(progress)]
+    facts += [("answer", Text(command, style=WARN)) for _, command in needs(progress, options)]
     yield _table(facts)
     yield from _clusters(progress.clusters)
     yield from gates(progress.gates)
@@ -138,9 +147,26 @@ def _phase(progress: RolloutProgress) -> Text:
     if progress.outcome is not None:
         said = f"{progress.phase}, {progress.outcome.value}"
         return Text(said, style=GOOD if progress.outcome is Outcome.PATCHED else BAD)
-    flying = sum(len(cluster.in_flight) for cluster in progress.clusters)
+    flying = _flying(progress)
     style = WARN if progress.phase in ("pausing", "paused", "stopping", "gate") else ""
     return Text(f"{plain(progress.phase)}, {flying} in flight", style=style)
+
+
+def _hosts_counted(progress: RolloutProgress) -> str:
+    """All of them: who adds up shall not miss a host."""
+    parked = sum(len(each.parked) for each in progress.clusters)
+    return _also(counts(progress.counts), _flying(progress), parked)
+
+
+def _flying(progress: RolloutProgress) -> int:
+    return sum(len(cluster.in_flight) for cluster in progress.clusters)
+
+
+def _also(counted: str, flying: int, parked: int) -> str:
+    more = [
+        f"{number} {what}" for number, what in ((flying, "in flight"), (parked, "parked")) if number
+    ]
+    return ", ".join([*([counted] if counted else []), *more])
 
 
 def _held_names(cluster: ClusterProgress) -> str:
@@ -158,7 +184,7 @@ def _clusters(clusters: Sequence[ClusterProgress]) -> Lines:
             Text(plain(cluster.phase), style=BAD if cluster.stopped else ""),
             f"{_done(cluster)}/{cluster.hosts} done",
             f"{len(cluster.in_flight)} in flight",
-            counts(cluster.counts),
+            _also(counts(cluster.counts), 0, len(cluster.parked)),
         )
         for cluster in clusters
     )
@@ -209,8 +235,16 @@ def _why(host: HostReport | ParkedHost) -> Text:
 # While it runs
 
 
-def changes(last: RolloutProgress | None, now: RolloutProgress) -> Lines:
-    """What has changed between two progresses, a line each."""
+def changes(
+    last: RolloutProgress | None, now: RolloutProgress, options: Mapping[str, str] | None = None
+) -> Lines:
+    """What has changed between two progresses, a line each.
+
+    Args:
+        last: The one before; None for the first.
+        now: The one after it.
+        options: Those of ``Screen``.
+    """
     at = datetime.now().astimezone().strftime("%H:%M:%S")
     if last is None or last.summary != now.summary:
         style = "" if now.outcome is None else GOOD if now.outcome is Outcome.PATCHED else BAD
@@ -237,20 +271,34 @@ def changes(last: RolloutProgress | None, now: RolloutProgress) -> Lines:
             gate.waiting,
         ):
             yield _table([(f"gate {plain(gate.gate)}", gate_said(gate))], indent=10)
-    known = [] if last is None else needs(last)
-    for why, command in needs(now):
+    known = [] if last is None else needs(last, options)
+    for why, command in needs(now, options):
         if (why, command) not in known:
             yield _table([(Text("PEOPLE", style=WARN), Text(f"{plain(why)}: {command}"))], 10)
 
 
-def needs(progress: RolloutProgress) -> list[tuple[str, str]]:
-    """Why people are needed before it goes on, and their command; empty while it goes on by itself."""
+def needs(
+    progress: RolloutProgress, options: Mapping[str, str] | None = None
+) -> list[tuple[str, str]]:
+    """Why people are needed before it goes on, and their command; empty while it goes on by itself.
+
+    Args:
+        progress: Where it is.
+        options: Those of ``Screen``.
+    """
+
+    def command(verb: str, option: str = "", value: str = "") -> str:
+        own = {option: value} if value else {}
+        words = [word for pair in {**own, **(options or {})}.items() for word in pair]
+        said = shlex.join(map(plain, [verb, progress.rollout, *words]))
+        return f"temporal-patching {said} --by YOU"
+
     if progress.outcome is not None or progress.phase == "stopping":
         return []
     found = [
         (
             f"gate {gate.gate!r} waits for {_more_votes(gate)}",
-            _command("approve", progress, "--gate", "" if gate.gate == "start" else gate.gate),
+            command("approve", "--gate", "" if gate.gate == "start" else gate.gate),
         )
         for gate in progress.gates
         if gate.waiting
@@ -258,24 +306,19 @@ def needs(progress: RolloutProgress) -> list[tuple[str, str]]:
     parked = [each.host for cluster in progress.clusters for each in cluster.parked]
     if parked:
         hosts = f"{names(parked)} {'is' if len(parked) == 1 else 'are'} parked"
-        answer = _command("retry", progress, "--host", parked[0])
+        answer = command("retry", "--host", parked[0])
         found.append((f"{hosts} (or accept, restore, skip)", answer))
     if progress.phase in ("paused", "pausing"):
-        found.append((f"it is {progress.phase}", _command("resume", progress)))
+        found.append((f"it is {progress.phase}", command("resume")))
         return found
     return found + [
         (
             f"cluster {cluster.cluster!r} is {cluster.phase}",
-            _command("resume", progress, "--cluster", cluster.cluster),
+            command("resume", "--cluster", cluster.cluster),
         )
         for cluster in progress.clusters
         if cluster.phase in ("paused", "pausing")
     ]
-
-
-def _command(verb: str, progress: RolloutProgress, option: str = "", value: str = "") -> str:
-    words = [verb, progress.rollout, *((option, value) if value else ())]
-    return f"temporal-patching {shlex.join(map(plain, words))} --by YOU"
 
 
 def _more_votes(gate: GateReport) -> str:
@@ -328,6 +371,8 @@ def _gate_facts(gate: GateReport) -> Lines:
         facts.append(("may vote", names(gate.approvers)))
         if gate.deadline is not None:
             facts.append(("expires", moment(gate.deadline)))
+        if gate.digest:
+            facts.append(("plan", plain(gate.digest)))
     if gate.refused:
         facts.append(("refused", f"{gate.refused} votes"))
     if facts:
@@ -350,7 +395,8 @@ def steered(answer: Steered) -> Lines:
     """What a verb has done."""
     yield Text(plain(answer.message) or "done")
     facts = [("phase", plain(answer.phase))] if answer.phase else []
-    if answer.waits_for:
+    # While it runs nobody waits for them, and its clusters tell the rollout only now and then which they are.
+    if answer.waits_for and answer.phase not in ("listing", "gate", "running"):
         facts.append(("in flight", names(answer.waits_for)))
     if facts:
         yield _table(facts)

@@ -23,6 +23,7 @@ class Start:
     file: str | None
     address: str | None = None
     namespace: str | None = None
+    profile: str | None = None
 
 
 def plan(told: RolloutPlan, start: Start, *, hosts: bool) -> Lines:
@@ -108,6 +109,7 @@ def _how(start: Start) -> Lines:
         ("--input-file", start.file or "planned.json"),
         ("--address", start.address),
         ("--namespace", start.namespace),
+        ("--profile", start.profile),
     ]
     parts = [f"{option} {shlex.quote(plain(value))}" for option, value in words if value]
     lines = ["temporal workflow start", *(f"    {part}" for part in parts)]

@@ -161,14 +161,14 @@ class RolloutPlan(WireType):
 
 def _lines(plan: RolloutPlan) -> list[str]:
     hosts = sum(each.hosts for each in plan.clusters)
-    lines = [f"{plan.rollout}: {hosts} hosts in {len(plan.clusters)} clusters"]
+    lines = [f"{plan.rollout}: {_many(hosts, 'host')} in {_many(len(plan.clusters), 'cluster')}"]
     for each in plan.clusters:
         waves = ", ".join(map(str, each.waves[:SHOWN_WAVES])) or "none"
         if len(each.waves) > SHOWN_WAVES:
             waves += f", … ({len(each.waves)} in all)"
         lines.append(
-            f"  {each.cluster} (ring {each.ring}): {each.hosts} hosts, {each.pilots} pilots, "
-            f"waves of {waves}; {each.max_parallel} at once"
+            f"  {each.cluster} (ring {each.ring}): {_many(each.hosts, 'host')}, "
+            f"{_many(each.pilots, 'pilot')}, waves of {waves}; {each.max_parallel} at once"
         )
         if each.gone:
             lines.append(f"    {each.gone} of them are not there any more")
@@ -184,6 +184,10 @@ def _lines(plan: RolloutPlan) -> list[str]:
         lines.append(f"  takes at least {plan.least_duration}")
     lines.append(f"  digest: {plan.digest}")
     return lines
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def for_hosts(

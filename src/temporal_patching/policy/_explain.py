@@ -149,7 +149,7 @@ def _waits(state: RolloutState, known: Known) -> Iterator[Because]:
             evidence={
                 "approved by": ", ".join(gate.approved_by) or "nobody",
                 "may vote": ", ".join(each for each in gate.approvers),
-                "expires": gate.deadline.isoformat() if gate.deadline is not None else "never",
+                "expires": _moment(gate.deadline) if gate.deadline is not None else "never",
             },
         )
     if not state.window_open:
@@ -233,8 +233,11 @@ def _works(state: RolloutState, view: ClusterView, told: Work) -> Because:
 def _as_said(what: str, told: Work) -> str:
     if told.said_at is None:
         return what
-    at = told.said_at.astimezone(timezone.utc)
-    return f"{what}, as it said at {at:%Y-%m-%d %H:%M:%SZ}"
+    return f"{what}, as it said at {_moment(told.said_at)}"
+
+
+def _moment(at: datetime) -> str:
+    return f"{at.astimezone(timezone.utc):%Y-%m-%d %H:%M:%SZ}"
 
 
 def _waits_for_repair(state: RolloutState, view: ClusterView, told: Work) -> Iterator[Because]:
@@ -345,7 +348,7 @@ def _would_stop(state: RolloutState, known: Known) -> Iterator[Because]:
         if gate.deadline is not None:
             yield Because(
                 why=f"gate {gate.gate!r} expires, or somebody rejects at it",
-                evidence={"expires": gate.deadline.isoformat()},
+                evidence={"expires": _moment(gate.deadline)},
             )
     windows = policy.windows
     if windows is not None and windows.on_window_close == "stop" and state.window_open:
@@ -459,7 +462,7 @@ def _until_exceeded(
     """
     untried = max(view.hosts - view.acted, 0)
     if max(more, wait) > untried:
-        return f"no number of {kind}s {where} would stop {what}: {untried} hosts are left"
+        return f"no number of {kind}s {where} would stop {what}: {_count(untried, 'host')} left"
     tried = f"the update was tried on {_count(wait, 'more host')} {where}"
     if more <= 0:
         return (

@@ -60,7 +60,7 @@ from ..policy._rollout_policy import ClusterPlan, cluster_plan
 from ..policy._rules import canonical
 from ..policy._states import FAILURES, SUCCESSES
 from ..policy._tally import CODES, Group, flies
-from ._failures import chain, root_text, wait_undisturbed
+from ._failures import cancel_reason, chain, root_text, wait_undisturbed
 from ._length import is_full, is_long
 from ._loop import MachineLoop
 from ._notices import Notices
@@ -211,7 +211,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
 
     def continued(self, request: ClusterRequest, carried: Carried) -> ClusterRequest:
         """The input of the next run, with what has come in since ``carried`` was made."""
-        return request.continued(carried, self.orders, workflow.cancellation_reason())
+        return request.continued(carried, self.orders, cancel_reason())
 
     def _leaves(self) -> bool:
         # Whatever is under way would be lost: what a signal tells, what an activity answers.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NoReturn, TypeVar, cast
 
@@ -20,6 +21,9 @@ from temporalio.exceptions import (
 )
 
 T = TypeVar("T")
+
+_BY_A_WORKFLOW = re.compile(r"^Cancel requested by workflow with run id \S+ with reason: ")
+"""How the server introduces the reason of a workflow that cancels another one. Nobody asks for a run id."""
 
 FAILURE_LIMIT = 1_000_000
 """Bytes of a failure. A larger one would fail the workflow's task, for ever."""
@@ -71,6 +75,12 @@ async def call(hook: Callable[[T], Awaitable[None]], argument: T) -> None:
         await hook(argument)
     except BaseException as error:
         raise_as_failure(error)
+
+
+def cancel_reason() -> str | None:
+    """Why this workflow was cancelled; None if it was not."""
+    given = workflow.cancellation_reason()
+    return None if given is None else _BY_A_WORKFLOW.sub("", given)
 
 
 async def wait_undisturbed(condition: Callable[[], bool]) -> None:

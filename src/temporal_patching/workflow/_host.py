@@ -25,7 +25,7 @@ from ..models._report import as_reason
 from ..policy import DEFAULT_STEPS, HostState, Step, Steps
 from ..policy import _host as machine
 from ..policy._steps import CLOSER_TIME_LIMIT
-from ._failures import call, chain, root_text
+from ._failures import call, cancel_reason, chain, root_text
 from ._raw import read, read_one
 from ._template import TemplateWorkflow
 
@@ -160,11 +160,11 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
         try:
             await call(self.before_host, request)
         except (FailureError, asyncio.CancelledError) as error:
-            reason = workflow.cancellation_reason()
+            reason = cancel_reason()
             if reason is None:
                 return machine.Refused(step=BEFORE_HOST, message=root_text(error))
         # Asked, not caught: the hook may have swallowed the cancel.
-        reason = workflow.cancellation_reason()
+        reason = cancel_reason()
         return machine.Started() if reason is None else machine.CancelRequested(reason)
 
     async def __next_event(
@@ -176,7 +176,7 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
                 lambda: self.__ordered is not None or (running is not None and running.done())
             )
         except asyncio.CancelledError:
-            reason = workflow.cancellation_reason()
+            reason = cancel_reason()
             if reason is None:
                 raise  # nobody cancelled it: the worker throws this instance out of its cache
             return machine.CancelRequested(reason)

@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 
 from temporalio import workflow
 
+from ._failures import cancel_reason
+
 StateT = TypeVar("StateT")
 EventT = TypeVar("EventT")
 CommandT = TypeVar("CommandT")
@@ -90,7 +92,7 @@ class MachineLoop(ABC, Generic[StateT, EventT, CommandT]):
 
     def _obey_cancel(self) -> None:
         """Asks for a cancel instead of catching it: a hook of the user's may have swallowed it."""
-        reason = workflow.cancellation_reason()
+        reason = cancel_reason()
         if reason is not None:
             self._events.append(self._cancelled(reason))
 

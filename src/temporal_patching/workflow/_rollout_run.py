@@ -462,7 +462,12 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         return self._where.get(canonical(host))
 
     def _steered(self, message: str) -> Steered:
-        flying = (name for each in self._updates.values() for name in each.progress.in_flight)
+        flying = (
+            name
+            for cluster, update in self._updates.items()
+            if cluster not in self._reports  # what it told last is over
+            for name in update.progress.in_flight
+        )
         return Steered(
             phase=machine.shown_phase(self._state),
             message=message,
@@ -795,10 +800,26 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             self.completed.append(f"stopped: {now.reason}")
             self._notify("stopped", f"{self._id} stopped: {now.reason}")
         shown = machine.shown_phase(before)
+        for gate in sorted(now.passed - before.passed):
+            self._record(POLICY, f"gate {gate!r} is passed", self._agreed(gate), shown)
         if now.phase != before.phase:
             self._record(POLICY, _BECAME[now.phase], now.reason, shown)
-        for gate in sorted(now.passed - before.passed):
-            self._record(POLICY, f"gate {gate!r} is passed", "", shown)
+
+    def _agreed(self, gate: str) -> str:
+        """Who agreed at a gate, and why."""
+        votes = (
+            vote
+            for each in self._gates.approvals().gates
+            if each.gate == gate
+            for vote in each.votes
+        )
+        said = (
+            f"{vote.by} ({vote.reason})" if vote.reason else vote.by
+            for vote in votes
+            if vote.approve
+        )
+        by = ", ".join(said)
+        return f"approved by {by}" if by else ""
 
     def notify_gate(self, event: ApprovalEvent, gate: GateReport) -> None:
         """A gate asks, reminds or has expired."""
