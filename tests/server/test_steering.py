@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import attrs
@@ -399,6 +399,43 @@ async def test_promote_gate_waits_for_all_clusters(client: Client, eu: str) -> N
         report = await ending(rollout)
     assert report.outcome is Outcome.PATCHED
     assert report.counts[HostState.PATCHED] == 6
+
+
+async def test_to_skip_a_wave_passes_no_gate(client: Client, eu: str, us: str) -> None:
+    """What comes after the wave is still asked for; a gate behind which nothing is left closes, and stops nobody."""
+    fleet = SimulatedFleet({eu: 4, us: 2})
+    policy = RolloutPolicy(waves=[1])
+    soon = ApprovalPolicy(approvers=[ALICE], timeout=timedelta(seconds=15))
+    gates = {f"promote/{eu}": PROMOTE, f"promote/{us}": soon}
+    fleet.hold("perform_update", f"{eu}-3")
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, us, policy=policy, approvals=gates))
+
+        async def both_ask() -> bool:
+            return sum(gate.waiting for gate in (await rollout.progress()).gates) == 2
+
+        await eventually(both_ask)
+        await rollout.skip(by=BOB, wave=1)
+
+        async def one_is_closed() -> bool:
+            told = {gate.gate: gate.outcome for gate in (await rollout.progress()).gates}
+            return told == {f"promote/{eu}": None, f"promote/{us}": "cancelled"}
+
+        await eventually(one_is_closed)
+        (deadline,) = {
+            gate.deadline for gate in (await rollout.progress()).gates if gate.outcome is not None
+        }
+        assert deadline is not None
+        assert sorted(fleet.started) == [f"{eu}-1", f"{us}-1"]
+        await rollout.approve(by=ALICE, gate=f"promote/{eu}")
+        await fleet.reached("perform_update", f"{eu}-3")
+        left = deadline - datetime.now(timezone.utc)
+        await asyncio.sleep(left.total_seconds() + 1)
+        fleet.release("perform_update", f"{eu}-3")
+        report = await ending(rollout)
+    assert report.outcome is Outcome.PARTIAL
+    assert report.counts[HostState.PATCHED] == 4
+    assert report.counts[HostState.SKIPPED] == 2
 
 
 async def test_rejected_in_the_middle(client: Client, eu: str) -> None:

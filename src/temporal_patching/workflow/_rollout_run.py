@@ -312,6 +312,10 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         if isinstance(command, machine.OpenGate):
             gate = command.gate
             self._gates_open[gate] = self._start(self._pass_gate(gate))
+        elif isinstance(command, machine.CloseGate):
+            waiting = self._gates_open.pop(command.gate, None)
+            if waiting is not None:
+                waiting.cancel()
         elif isinstance(command, machine.TellCluster):
             self._order(command.cluster)
         elif isinstance(command, machine.CancelCluster):
