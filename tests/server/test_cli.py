@@ -168,6 +168,21 @@ async def test_at_a_gate(client: Client, cli: Terminal, eu: str) -> None:
         assert (await ending(rollout)).outcome is Outcome.PATCHED
 
 
+async def test_approve_the_plan_that_was_read(client: Client, cli: Terminal, eu: str) -> None:
+    """A gate that is bound to its plan shows it, and takes no vote about none or another."""
+    bound = attrs.evolve(GATE, bound_to_plan=True)
+    async with site(client, SimulatedFleet({eu: 1})) as here:
+        rollout = await here.start(ask(eu, approvals={"start": bound}))
+        await in_phase(rollout, "gate")
+        digest = (await rollout.progress()).digest
+        fits(await cli("status", rollout.id), f"plan {digest}")
+        approve = ("approve", rollout.id, "--by", ALICE)
+        (await cli(*approve)).refused(3, "must name the 'digest' of the plan")
+        (await cli(*approve, "--digest", "another")).refused(3, "another plan")
+        fits(await cli(*approve, "--digest", digest), "gate start: approved, 1 of 1 votes")
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+
+
 async def test_reject_ends_it(client: Client, cli: Terminal, eu: str) -> None:
     """A reject is done (0), and the report says that nothing was patched (1); the id takes no more verbs (4)."""
     fleet = SimulatedFleet({eu: 1})

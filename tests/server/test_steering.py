@@ -402,7 +402,7 @@ async def test_promote_gate_waits_for_all_clusters(client: Client, eu: str) -> N
 
 
 async def test_to_skip_a_wave_passes_no_gate(client: Client, eu: str, us: str) -> None:
-    """What comes after the wave is still asked for; a gate behind which nothing is left closes, and stops nobody."""
+    """What comes after the wave is asked for; a gate behind which nothing is left closes, and stops nobody."""
     fleet = SimulatedFleet({eu: 4, us: 2})
     policy = RolloutPolicy(waves=[1])
     soon = ApprovalPolicy(approvers=[ALICE], timeout=timedelta(seconds=15))

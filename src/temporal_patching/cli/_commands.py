@@ -410,10 +410,22 @@ _GATE = click.Option(
 )
 
 
-@_command(_GATE, steers=True)
-async def approve(rollout: Handle, screen: Screen, *, by: str, reason: str, gate: str) -> int:
+@_command(
+    _GATE,
+    click.Option(
+        ["--digest"],
+        default="",
+        help="The plan that is approved, as plan and status show it: refused if the gate asks for another.",
+    ),
+    steers=True,
+)
+async def approve(
+    rollout: Handle, screen: Screen, *, by: str, reason: str, gate: str, digest: str
+) -> int:
     """Approves a gate."""
-    screen.show(await rollout.approve(by=by, reason=reason, gate=gate), _show.voted)
+    screen.show(
+        await rollout.approve(by=by, reason=reason, gate=gate, digest=digest), _show.voted
+    )
     return DONE
 
 

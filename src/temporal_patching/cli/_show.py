@@ -326,6 +326,8 @@ def _gate_facts(gate: GateReport) -> Lines:
     facts: list[tuple[str, Cell]] = [(_verb(vote), _vote(vote)) for vote in gate.votes]
     if gate.outcome is None:
         facts.append(("may vote", names(gate.approvers)))
+        if gate.digest:
+            facts.append(("plan", plain(gate.digest)))
         if gate.deadline is not None:
             facts.append(("expires", moment(gate.deadline)))
     if gate.refused:
