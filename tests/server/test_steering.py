@@ -687,6 +687,54 @@ async def test_a_strict_total_budget_is_not_overshot(client: Client, eu: str, us
     assert fleet.most_in_flight() <= 3
 
 
+async def test_the_audit_has_each_vote_verb_and_decision_in_order(
+    client: Client, eu: str, us: str
+) -> None:
+    """Who voted and why, also before it began; what the rules made of it; a stop; an abort."""
+    fleet = SimulatedFleet(
+        {eu: 2, us: 2}, faults={f"{eu}-1": FailAt("perform_update", retryable=False)}
+    )
+    policy = RolloutPolicy(rings=[[eu], [us]], stop_scope="cluster")
+    both = attrs.evolve(PROMOTE, quorum=2)
+    async with site(client, fleet) as here:
+        rollout = await here.start(
+            ask(eu, us, policy=policy, approvals={"start": both, "ring-2": PROMOTE})
+        )
+        await rollout.approve(by=BOB, reason="CHG-1")
+        await rollout.approve(by=BOB, reason="CHG-1")
+        await in_phase(rollout, "gate")
+        await rollout.approve(by=ALICE, reason="looks good")
+
+        async def asks() -> bool:
+            return any(g.gate == "ring-2" and g.waiting for g in (await rollout.progress()).gates)
+
+        await eventually(asks)
+        await rollout.approve(by=ALICE, gate="ring-2")
+        await fleet.reached("perform_update", f"{us}-1")
+        await rollout.abort(by=BOB, reason="enough")
+        await ending(rollout)
+        records = (await rollout.audit()).records
+    assert [(each.by, each.what) for each in records] == [
+        (BOB, "approve gate 'start'"),
+        ("policy", "the plan is complete, gate 'start' asks"),
+        (ALICE, "approve gate 'start'"),
+        ("policy", "gate 'start' is passed"),
+        ("policy", "hosts may start"),
+        ("policy", f"cluster '{eu}' stops"),
+        ("policy", "it is the turn of ring 2"),
+        ("policy", "gate 'ring-2' asks"),
+        (ALICE, "approve gate 'ring-2'"),
+        ("policy", "gate 'ring-2' is passed"),
+        (BOB, "abort"),
+        ("policy", "nothing new starts"),
+        ("policy", "the rollout has ended"),
+    ]
+    assert [each.reason for each in records[:3:2]] == ["CHG-1", "looks good"]
+    assert "1 host failed, 0 allowed" in records[5].reason
+    assert (records[10].before, records[10].after) == ("running", "stopping")
+    assert list(records) == sorted(records, key=lambda each: each.at)
+
+
 async def test_explains_itself(client: Client, eu: str) -> None:
     """Why it waits, with the votes; what would stop it, with the numbers; why it stopped."""
     fleet = SimulatedFleet({eu: 3}, faults={f"{eu}-1": FailAt("perform_update", retryable=False)})
