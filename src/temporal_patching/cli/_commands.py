@@ -423,9 +423,7 @@ async def approve(
     rollout: Handle, screen: Screen, *, by: str, reason: str, gate: str, digest: str
 ) -> int:
     """Approves a gate."""
-    screen.show(
-        await rollout.approve(by=by, reason=reason, gate=gate, digest=digest), _show.voted
-    )
+    screen.show(await rollout.approve(by=by, reason=reason, gate=gate, digest=digest), _show.voted)
     return DONE
 
 

@@ -158,7 +158,7 @@ def _clusters(clusters: Sequence[ClusterProgress]) -> Lines:
             Text(plain(cluster.phase), style=BAD if cluster.stopped else ""),
             f"{_done(cluster)}/{cluster.hosts} done",
             f"{len(cluster.in_flight)} in flight",
-            counts(cluster.counts),
+            counts(cluster.counts) or "-",
         )
         for cluster in clusters
     )
@@ -381,6 +381,8 @@ def _because(reason: Because) -> Lines:
 
 def audit(told: AuditReport) -> Lines:
     """Who decided what, in order."""
+    if not told.records:
+        yield Text("nothing was decided yet", style=QUIET)
     if told.omitted:
         yield Text(f"{told.omitted} older ones are left out", style=QUIET)
     for record in told.records:

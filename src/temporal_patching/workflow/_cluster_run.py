@@ -816,6 +816,10 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             ended = "pilots" if before.group.wave == 0 else f"wave {before.group.wave}"
             self._done(f"{ended} done")
             self._news("rest")
+        if (
+            before.in_flight == 0 < now.in_flight
+        ):  # else it was told to start, for all that is known
+            self._news("rest")
         if now.stopped is not None and before.stopped is None:
             self._done(f"stopped: {now.stopped}")
         if machine.drained(now) and not machine.drained(before):

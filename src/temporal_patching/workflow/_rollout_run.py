@@ -517,6 +517,9 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             work=tuple(self._work(name) for name in self._request.clusters),
             paused_by=self._paused_by(),
             window=self._window.reason if self._window is not None else "",
+            short_of=self.report().summary
+            if self._ended() and self._outcome() is Outcome.PARTIAL
+            else "",
         )
         return Explanation(
             rollout=self._id,
@@ -902,7 +905,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             hosts=sum(report.counts.values()),
             counts=report.counts,
             failures=tuple(each for each in report.hosts if each.state in failures),
-            stopped=report.reason or None,
+            stopped=None if report.outcome is Outcome.PARTIAL else report.reason or None,
             left_out_of_service=len(report.left_out_of_service),
         )
 
