@@ -527,6 +527,29 @@ async def test_no_data_pauses_for_a_person(client: Client, eu: str) -> None:
         assert (await ending(rollout)).outcome is Outcome.PATCHED
 
 
+async def test_who_resumes_at_once_is_asked_again(client: Client, eu: str) -> None:
+    """Each look without data needs a person, also where the pause before it was over before the cluster saw it."""
+    unknown = FleetHealth(verdict="inconclusive", message="no data")
+    times = 15
+    fleet = SimulatedFleet({eu: 2}, health=[unknown] * times + [FleetHealth(verdict="healthy")])
+    soak = Soak(duration=timedelta(seconds=0.1), check_every=timedelta(seconds=0.1))
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=RolloutPolicy(soak=soak)))
+        for _ in range(times):
+
+            async def resumed() -> bool:
+                try:
+                    await rollout.resume(by=ALICE)
+                except Refused:  # nothing is paused yet
+                    return False
+                return True
+
+            await eventually(resumed)
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+    looks = [each for each in fleet.log if each.step == "check_fleet_health"]
+    assert sum(each.what == "began" for each in looks) == times + 1
+
+
 async def test_a_check_that_cannot_run_is_refused(client: Client, eu: str) -> None:
     """Soaking with checks needs the activity: said before anything is touched."""
     fleet = SimulatedFleet({eu: 1})

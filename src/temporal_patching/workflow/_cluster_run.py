@@ -137,6 +137,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._check_due = False
         """The fleet's health is to be asked for before the soak goes on."""
         self._asks_pause: str | None = None
+        """Why it needs a person."""
+        self._asked_at = 0
         self._completed: deque[str] = deque(maxlen=1_000)
         self._completed_count = 0
         self._sequence = 0
@@ -576,10 +578,22 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             return False
         else:
             self._asks_pause = f"fleet health after {self._group(wave)}: {health.message}"
+            self._asked_at = self.orders.sequence if self.orders is not None else 0
             self._news("decision")
-            await workflow.wait_condition(lambda: self._state.paused is not None)
+            await workflow.wait_condition(
+                lambda: self._state.paused is not None or self._is_heard()
+            )
             self._asks_pause = None
         return True
+
+    def _is_heard(self) -> bool:
+        """Whether the rollout has heard that a person is needed: the pause may be over before it is seen here."""
+        orders = self.orders
+        return (
+            orders is not None
+            and orders.heard >= self._asked_at
+            and self._obeyed >= orders.sequence
+        )
 
     async def _check_fleet(self, wave: int) -> FleetHealth:
         try:
@@ -917,6 +931,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             repairs_waiting=len(state.repairs),
             too_late=tuple(self._too_late),
             asks_pause=self._asks_pause,
+            asked_at=self._asked_at,
             needs=machine.needs(state),
             came_later=self._came_later[:MAX_LISTED] if first else (),
             came_later_omitted=max(len(self._came_later) - MAX_LISTED, 0) if first else 0,

@@ -185,8 +185,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         """When the gate "start" was passed last."""
         self._gates_open: dict[str, asyncio.Task[None]] = {}
         self._window: WindowAnswer | None = None
-        self._asked_pause: set[str] = set()
-        """Clusters that have asked for a pause and not been resumed since."""
+        self._heard: dict[str, int] = {}
+        """When each cluster has asked for a pause last, by its ``asked_at``."""
         self._answers: dict[tuple[str, str], Steered] = {}
         self.accepted = 0
         """Verbs that it has taken."""
@@ -715,6 +715,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             skip=tuple(sorted(view.skip)),
             skip_waves=tuple(sorted(view.skip_waves)),
             repairs=view.repairs,
+            heard=self._heard.get(cluster, 0),
         )
         if self._children.get(cluster) is not None:
             self._send(cluster)
@@ -781,10 +782,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 repairs_waiting=update.repairs_waiting,
             )
         )
-        if update.asks_pause is None:
-            self._asked_pause.discard(cluster)
-        elif cluster not in self._asked_pause:
-            self._asked_pause.add(cluster)
+        if update.asks_pause is not None and update.asked_at > self._heard.get(cluster, 0):
+            self._heard[cluster] = update.asked_at
             self._pause_for(cluster, update.asks_pause)
 
     def _note_stop(self, cluster: str, why: str) -> None:
