@@ -742,7 +742,7 @@ async def test_the_audit_has_each_vote_verb_and_decision_in_order(
         ("policy", "the plan is complete, gate 'start' asks"),
         (ALICE, "approve gate 'start'"),
         ("policy", "gate 'start' is passed"),
-        ("policy", "hosts may start"),
+        ("policy", "the clusters begin"),
         ("policy", f"cluster '{eu}' stops"),
         ("policy", "it is the turn of ring 2"),
         ("policy", "gate 'ring-2' asks"),

@@ -123,7 +123,7 @@ POLICY = "policy"
 _BECAME: Mapping[machine.RolloutPhase, str] = {
     "listing": "the hosts are listed",
     "gate": "the plan is complete, gate 'start' asks",
-    "running": "hosts may start",
+    "running": "the clusters begin",
     "stopping": "nothing new starts",
     "ended": "the rollout has ended",
 }
@@ -917,6 +917,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             listing = [view.name for view in state.clusters if view.phase == "listing"]
             return f"the hosts of {', '.join(listing)}"
         phase = machine.shown_phase(state)
+        if phase == "ended":
+            return ""
         if phase == "stopping":  # no vote and no window makes it start anything any more
             return f"clusters {', '.join(open_clusters)}" if open_clusters else ""
         if phase == "paused":
