@@ -605,15 +605,19 @@ async def test_windows_open_and_close(
         rollout = await here.start(ask(eu, policy=policy))
         report = await ending(rollout)
         closed = (await rollout.handle.describe()).close_time
+        decided = [each.what for each in (await rollout.audit()).records]
     assert closed is not None
     took = closed - now
+    told = [each.removeprefix("the maintenance windows are ") for each in decided]
     if on_close == "stop":
+        assert told[1:4] == ["open", "closed", "nothing new starts"]
         assert report.outcome is Outcome.STOPPED
         assert "closed until" in report.reason
         assert report.counts[HostState.PATCHED] == 2
         assert report.counts[HostState.NOT_STARTED] == 1
         assert timedelta(days=2) - timedelta(minutes=1) < took < timedelta(days=2, hours=2)
     else:
+        assert told[1:4] == ["open", "closed", "open"]
         assert report.outcome is Outcome.PATCHED
         assert took > timedelta(days=3) - timedelta(minutes=1)
 
@@ -653,6 +657,9 @@ async def test_an_old_approval_is_asked_for_again(
         else:
             await rollout.reject(by=BOB, reason="the change was called off")
         report = await ending(rollout)
+        decided = [each.what for each in (await rollout.audit()).records]
+    assert decided.count("gate 'start' asks again") == 1
+    assert decided.count("gate 'start' is passed") == (2 if agreed else 1)
     assert report.outcome is (Outcome.PATCHED if agreed else Outcome.REJECTED)
     assert len(fleet.started) == (2 if agreed else 0)
     if not agreed:

@@ -844,6 +844,9 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             yield f"it is the turn of ring {ring}", f"ring {ring - 1} has ended"
         for gate in sorted(now.asked - before.asked - {START}):
             yield f"gate {gate!r} asks", ""
+        for view, was in zip(now.clusters, before.clusters, strict=True):
+            if view.stop is not None and was.stop is None and now.phase == "running":
+                yield f"cluster {view.name!r} is stopped", view.stop
 
     def notify_gate(self, event: ApprovalEvent, gate: GateReport) -> None:
         """A gate asks, reminds or has expired."""
