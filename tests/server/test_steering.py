@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import attrs
@@ -434,6 +434,43 @@ async def test_promote_gate_waits_for_all_clusters(client: Client, eu: str) -> N
     assert report.counts[HostState.PATCHED] == 6
 
 
+async def test_to_skip_a_wave_passes_no_gate(client: Client, eu: str, us: str) -> None:
+    """What comes after the wave is asked for; a gate behind which nothing is left closes, and stops nobody."""
+    fleet = SimulatedFleet({eu: 4, us: 2})
+    policy = RolloutPolicy(waves=[1])
+    soon = ApprovalPolicy(approvers=[ALICE], timeout=timedelta(seconds=15))
+    gates = {f"promote/{eu}": PROMOTE, f"promote/{us}": soon}
+    fleet.hold("perform_update", f"{eu}-3")
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, us, policy=policy, approvals=gates))
+
+        async def both_ask() -> bool:
+            return sum(gate.waiting for gate in (await rollout.progress()).gates) == 2
+
+        await eventually(both_ask)
+        await rollout.skip(by=BOB, wave=1)
+
+        async def one_is_closed() -> bool:
+            told = {gate.gate: gate.outcome for gate in (await rollout.progress()).gates}
+            return told == {f"promote/{eu}": None, f"promote/{us}": "cancelled"}
+
+        await eventually(one_is_closed)
+        (deadline,) = {
+            gate.deadline for gate in (await rollout.progress()).gates if gate.outcome is not None
+        }
+        assert deadline is not None
+        assert sorted(fleet.started) == [f"{eu}-1", f"{us}-1"]
+        await rollout.approve(by=ALICE, gate=f"promote/{eu}")
+        await fleet.reached("perform_update", f"{eu}-3")
+        left = deadline - datetime.now(timezone.utc)
+        await asyncio.sleep(left.total_seconds() + 1)
+        fleet.release("perform_update", f"{eu}-3")
+        report = await ending(rollout)
+    assert report.outcome is Outcome.PARTIAL
+    assert report.counts[HostState.PATCHED] == 4
+    assert report.counts[HostState.SKIPPED] == 2
+
+
 async def test_rejected_in_the_middle(client: Client, eu: str) -> None:
     """A reject at a later gate ends the rollout: what is patched stays, the rest is not started."""
     fleet = SimulatedFleet({eu: 4})
@@ -523,6 +560,29 @@ async def test_no_data_pauses_for_a_person(client: Client, eu: str) -> None:
         assert (await ending(rollout)).outcome is Outcome.PATCHED
 
 
+async def test_who_resumes_at_once_is_asked_again(client: Client, eu: str) -> None:
+    """Each look without data needs a person, also where the pause before it was over before the cluster saw it."""
+    unknown = FleetHealth(verdict="inconclusive", message="no data")
+    times = 15
+    fleet = SimulatedFleet({eu: 2}, health=[unknown] * times + [FleetHealth(verdict="healthy")])
+    soak = Soak(duration=timedelta(seconds=0.1), check_every=timedelta(seconds=0.1))
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=RolloutPolicy(soak=soak)))
+        for _ in range(times):
+
+            async def resumed() -> bool:
+                try:
+                    await rollout.resume(by=ALICE)
+                except Refused:  # nothing is paused yet
+                    return False
+                return True
+
+            await eventually(resumed)
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+    looks = [each for each in fleet.log if each.step == "check_fleet_health"]
+    assert sum(each.what == "began" for each in looks) == times + 1
+
+
 async def test_a_check_that_cannot_run_is_refused(client: Client, eu: str) -> None:
     """Soaking with checks needs the activity: said before anything is touched."""
     fleet = SimulatedFleet({eu: 1})
@@ -578,15 +638,19 @@ async def test_windows_open_and_close(
         rollout = await here.start(ask(eu, policy=policy))
         report = await ending(rollout)
         closed = (await rollout.handle.describe()).close_time
+        decided = [each.what for each in (await rollout.audit()).records]
     assert closed is not None
     took = closed - now
+    told = [each.removeprefix("the maintenance windows are ") for each in decided]
     if on_close == "stop":
+        assert told[1:4] == ["open", "closed", "nothing new starts"]
         assert report.outcome is Outcome.STOPPED
         assert "closed until" in report.reason
         assert report.counts[HostState.PATCHED] == 2
         assert report.counts[HostState.NOT_STARTED] == 1
         assert timedelta(days=2) - timedelta(minutes=1) < took < timedelta(days=2, hours=2)
     else:
+        assert told[1:4] == ["open", "closed", "open"]
         assert report.outcome is Outcome.PATCHED
         assert took > timedelta(days=3) - timedelta(minutes=1)
 
@@ -626,6 +690,9 @@ async def test_an_old_approval_is_asked_for_again(
         else:
             await rollout.reject(by=BOB, reason="the change was called off")
         report = await ending(rollout)
+        decided = [each.what for each in (await rollout.audit()).records]
+    assert decided.count("gate 'start' asks again") == 1
+    assert decided.count("gate 'start' is passed") == (2 if agreed else 1)
     assert report.outcome is (Outcome.PATCHED if agreed else Outcome.REJECTED)
     assert len(fleet.started) == (2 if agreed else 0)
     if not agreed:
@@ -681,6 +748,54 @@ async def test_a_strict_total_budget_is_not_overshot(client: Client, eu: str, us
     assert "over all clusters: 3 hosts failed, 2 allowed" in report.reason
     assert report.counts[HostState.FAILED] == 3
     assert fleet.most_in_flight() <= 3
+
+
+async def test_the_audit_has_each_vote_verb_and_decision_in_order(
+    client: Client, eu: str, us: str
+) -> None:
+    """Who voted and why, also before it began; what the rules made of it; a stop; an abort."""
+    fleet = SimulatedFleet(
+        {eu: 2, us: 2}, faults={f"{eu}-1": FailAt("perform_update", retryable=False)}
+    )
+    policy = RolloutPolicy(rings=[[eu], [us]], stop_scope="cluster")
+    both = attrs.evolve(PROMOTE, quorum=2)
+    async with site(client, fleet) as here:
+        rollout = await here.start(
+            ask(eu, us, policy=policy, approvals={"start": both, "ring-2": PROMOTE})
+        )
+        await rollout.approve(by=BOB, reason="CHG-1")
+        await rollout.approve(by=BOB, reason="CHG-1")
+        await in_phase(rollout, "gate")
+        await rollout.approve(by=ALICE, reason="looks good")
+
+        async def asks() -> bool:
+            return any(g.gate == "ring-2" and g.waiting for g in (await rollout.progress()).gates)
+
+        await eventually(asks)
+        await rollout.approve(by=ALICE, gate="ring-2")
+        await fleet.reached("perform_update", f"{us}-1")
+        await rollout.abort(by=BOB, reason="enough")
+        await ending(rollout)
+        records = (await rollout.audit()).records
+    assert [(each.by, each.what) for each in records] == [
+        (BOB, "approve gate 'start'"),
+        ("policy", "the plan is complete, gate 'start' asks"),
+        (ALICE, "approve gate 'start'"),
+        ("policy", "gate 'start' is passed"),
+        ("policy", "the clusters begin"),
+        ("policy", f"cluster '{eu}' stops"),
+        ("policy", "it is the turn of ring 2"),
+        ("policy", "gate 'ring-2' asks"),
+        (ALICE, "approve gate 'ring-2'"),
+        ("policy", "gate 'ring-2' is passed"),
+        (BOB, "abort"),
+        ("policy", "nothing new starts"),
+        ("policy", "the rollout has ended"),
+    ]
+    assert [each.reason for each in records[:3:2]] == ["CHG-1", "looks good"]
+    assert "1 host failed, 0 allowed" in records[5].reason
+    assert (records[10].before, records[10].after) == ("running", "stopping")
+    assert list(records) == sorted(records, key=lambda each: each.at)
 
 
 async def test_explains_itself(client: Client, eu: str) -> None:

@@ -65,6 +65,7 @@ GATES = (
         quorum=2,
         opened_at=AT,
         deadline=AT + timedelta(hours=4),
+        digest="0123456789abcdef" * 2,
     ),
 )
 PROGRESS = RolloutProgress(

@@ -1123,14 +1123,34 @@ def test_a_wave_of_which_nothing_has_started_can_be_skipped() -> None:
     assert [wave_begun(state, wave) for wave in (1, 2, 3)] == [True, True, False]
 
 
-def test_a_gate_before_a_wave_that_is_skipped_is_not_waited_for() -> None:
-    """Nobody has to approve what does not come."""
+@pytest.mark.parametrize("at_gate", [True, False])
+def test_to_skip_a_wave_passes_no_gate(at_gate: bool) -> None:
+    """What comes after the wave is behind its gate, too: somebody has to approve, then the wave is left out."""
     plan = cluster_plan(RolloutPolicy(waves=[2]), 5, gates=frozenset({1}))
+    skipped, ended = Skipped(waves=frozenset({1})), HostEnded(host=0, state=GOOD)
     state, _ = decide(cluster_state(plan), SlotsGranted(None))
-    state, commands = decide(state, HostEnded(host=0, state=GOOD))
-    assert commands == (AskGate(1),)
-    state, commands = decide(state, Skipped(waves=frozenset({1})))
+    state, commands = decide(state, ended if at_gate else skipped)
+    assert commands == ((AskGate(1),) if at_gate else ())
+    state, commands = decide(state, skipped if at_gate else ended)
+    assert commands == (() if at_gate else (AskGate(1),))
+    state, commands = decide(state, WavesOpened(frozenset({1})))
     assert commands == (StartHost(3),)
+    assert counts(state)[HostState.SKIPPED] == 2
+
+
+@pytest.mark.parametrize("at_gate", [True, False])
+@pytest.mark.parametrize("waves", [[4], [2], [1, 9]])
+def test_a_gate_behind_which_nothing_is_left_is_not_waited_for(
+    at_gate: bool, waves: list[int]
+) -> None:
+    """Nobody has to approve what does not come: each wave after the pilots is skipped, and the cluster ends."""
+    plan = cluster_plan(RolloutPolicy(waves=waves), 5, gates=frozenset({1, 2}))
+    skipped, ended = Skipped(waves=frozenset({1, 2})), HostEnded(host=0, state=GOOD)
+    state, _ = decide(cluster_state(plan), SlotsGranted(None))
+    state, _ = decide(state, ended if at_gate else skipped)
+    state, commands = decide(state, skipped if at_gate else ended)
+    assert commands == (EndCluster(),)
+    assert counts(state) == {HostState.PATCHED: 1, HostState.SKIPPED: 4}
 
 
 @given(st.integers(1, 700), st.integers(1, 500), st.integers(0, 3))

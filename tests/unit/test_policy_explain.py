@@ -186,8 +186,40 @@ def test_a_stop_has_the_counts_and_the_limits() -> None:
     assert why.evidence == {
         "eu-1": "2 failed, 1 unreachable of 50; 2 allowed together",
         "us-1": "0 failed, 0 unreachable of 50; 2 allowed together",
-        "over all clusters": "10 failed and 1 unreachable allowed",
+        "over all clusters": "2 failed, 1 unreachable; 10 failed and 1 unreachable allowed",
     }
+
+
+def test_a_cluster_that_stopped_alone_has_not_stopped_the_others() -> None:
+    """The rollout will end as STOPPED, but nobody is to believe that nothing starts any more."""
+    state = begun(
+        progressed(acted=1, failed=1, stopped="too many"),
+        stop_scope="cluster",
+        total_failure_budget=SOME,
+    )
+    (why,) = why_it_stopped(state, said())
+    assert why.why == "cluster 'eu-1': too many; the other clusters go on"
+    assert why.evidence["over all clusters"].startswith("1 failed, 0 unreachable; 2 allowed")
+
+
+def test_one_that_ended_short_of_its_hosts_says_so() -> None:
+    """It was not stopped, and is not PATCHED either."""
+    ends = [
+        ClusterEnded(cluster="eu-1", outcome=Outcome.PARTIAL, acted=50, failed=2),
+        ClusterEnded(cluster="us-1", outcome=Outcome.PATCHED, acted=50),
+    ]
+    state = begun(*ends, failure_budget=SOME)
+    (why,) = why_it_stopped(state, Known(short_of="PARTIAL: 98 patched, 2 failed"))
+    assert why.why == "PARTIAL: 98 patched, 2 failed"
+    assert why.evidence["eu-1"].startswith("2 failed, 0 unreachable of 50; 2 allowed")
+    assert why_it_stopped(state, Known()) == ()
+
+
+def test_nothing_is_told_of_numbers_that_nobody_knows_yet() -> None:
+    """While the hosts are listed there are no shares of them."""
+    policy = RolloutPolicy(total_failure_budget=SOME)
+    state = rollout_state(policy, PlanLimits(), ("eu-1", "us-1"))
+    assert what_would_stop_it(state, Known()) == ()
 
 
 def test_a_rejection_has_its_votes() -> None:

@@ -18,6 +18,7 @@ from temporal_patching.policy._repair import PendingRepair, Repair
 from temporal_patching.policy._rollout import (
     AbortRequested,
     CancelCluster,
+    CloseGate,
     ClusterEnded,
     ClusterNotPlanned,
     ClusterPlanned,
@@ -195,6 +196,10 @@ class RolloutRun:
         if isinstance(command, OpenGate):
             self.check_asked(command.gate)
             self.open_gates.append(command.gate)
+        elif isinstance(command, CloseGate):
+            assert command.gate in self.open_gates
+            assert self.clusters[command.gate.partition("/")[2]].ended, "somebody waits at it"
+            self.open_gates.remove(command.gate)
         elif isinstance(command, TellCluster):
             return self.take_view(self.clusters[command.cluster])
         elif isinstance(command, CancelCluster):
@@ -1097,10 +1102,19 @@ def test_a_vote_on_a_cluster_that_has_ended_tells_it_nothing() -> None:
     policy = RolloutPolicy(stop_scope="cluster")
     run = running({"a": 9, "b": 9}, policy, more_gates=("promote/a",))
     arrives(run, "a", 1)
-    run.tell(ended("a", Outcome.STOPPED, "terminated"))
+    assert run.tell(ended("a", Outcome.STOPPED, "terminated")) == [CloseGate("promote/a")]
     no = GateShut(gate="promote/a", outcome=Outcome.REJECTED, reason="no")
     assert run.tell(no) == []
     assert run.state.reason == "cluster 'a': terminated"
+
+
+def test_the_gate_of_a_cluster_that_has_ended_stops_nobody() -> None:
+    """All that was behind it was skipped: nobody votes any more, and its time-out is nobody's."""
+    run = running({"a": 9, "b": 9}, more_gates=("promote/a",))
+    assert arrives(run, "a", 1) == [OpenGate("promote/a")]
+    assert run.tell(ended("a", Outcome.PARTIAL)) == [CloseGate("promote/a")]
+    assert run.tell(GateShut(gate="promote/a", outcome=Outcome.EXPIRED, reason="too late")) == []
+    assert (run.state.phase, run.state.outcome) == ("running", None)
 
 
 def test_rings_come_one_after_the_other_behind_their_gates() -> None:

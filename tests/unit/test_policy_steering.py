@@ -91,6 +91,8 @@ class Together:
                 self.votes.append(command.gate)
                 self.renewed = self.renewed or command.gate in self.passed
                 self.passed.discard(command.gate)
+            elif isinstance(command, machine.CloseGate):
+                self.votes = [gate for gate in self.votes if gate != command.gate]
             elif isinstance(command, machine.TellCluster):
                 child = self.children[command.cluster]
                 (view,) = (each for each in self.state.clusters if each.name == child.name)
@@ -169,10 +171,9 @@ class Together:
                 needed.add(f"ring-{number}")
                 earlier = [name for each in self.state.policy.rings[: number - 1] for name in each]
                 assert all(self.children[name].state.ended for name in earlier)
-        skipped = child.state.skip_waves
         for wave in range(1, child.state.group.wave + 1):
             gate = machine.gate_before(self.state, child.name, wave)
-            if gate is not None and wave not in skipped:
+            if gate is not None:  # also before a wave that is skipped: what starts is behind it
                 needed.add(gate)
         assert needed & self.state.gates <= self.passed
         self.check_width()

@@ -460,7 +460,9 @@ _GATE = click.Option(
 @_command(
     _GATE,
     click.Option(
-        ["--digest"], default="", help="Of the plan you have read: refused if it is another."
+        ["--digest"],
+        default="",
+        help="The plan that is approved, as plan and status show it: refused if the gate asks for another.",
     ),
     steers=True,
 )
@@ -468,8 +470,7 @@ async def approve(
     rollout: Handle, screen: Screen, *, by: str, reason: str, gate: str, digest: str
 ) -> int:
     """Approves a gate."""
-    voted = await rollout.approve(by=by, reason=reason, gate=gate, digest=digest)
-    screen.show(voted, _show.voted)
+    screen.show(await rollout.approve(by=by, reason=reason, gate=gate, digest=digest), _show.voted)
     return DONE
 
 

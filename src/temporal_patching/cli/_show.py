@@ -184,7 +184,7 @@ def _clusters(clusters: Sequence[ClusterProgress]) -> Lines:
             Text(plain(cluster.phase), style=BAD if cluster.stopped else ""),
             f"{_done(cluster)}/{cluster.hosts} done",
             f"{len(cluster.in_flight)} in flight",
-            _also(counts(cluster.counts), 0, len(cluster.parked)),
+            _also(counts(cluster.counts), 0, len(cluster.parked)) or "-",
         )
         for cluster in clusters
     )
@@ -369,10 +369,10 @@ def _gate_facts(gate: GateReport) -> Lines:
     facts: list[tuple[str, Cell]] = [(_verb(vote), _vote(vote)) for vote in gate.votes]
     if gate.outcome is None:
         facts.append(("may vote", names(gate.approvers)))
-        if gate.deadline is not None:
-            facts.append(("expires", moment(gate.deadline)))
         if gate.digest:
             facts.append(("plan", plain(gate.digest)))
+        if gate.deadline is not None:
+            facts.append(("expires", moment(gate.deadline)))
     if gate.refused:
         facts.append(("refused", f"{gate.refused} votes"))
     if facts:
@@ -425,6 +425,8 @@ def _because(reason: Because) -> Lines:
 
 def audit(told: AuditReport) -> Lines:
     """Who decided what, in order."""
+    if not told.records:
+        yield Text("nothing was decided yet", style=QUIET)
     if told.omitted:
         yield Text(f"{told.omitted} older ones are left out", style=QUIET)
     for record in told.records:

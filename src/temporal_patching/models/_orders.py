@@ -121,6 +121,8 @@ class ClusterOrders(WireType):
     skip_waves: tuple[int, ...] = ()
     repairs: tuple[PendingRepair, ...] = ()
     """What people ask for parked hosts. One whose number it has had is no news."""
+    heard: int = 0
+    """``asked_at`` of the last pause that it has asked for, and that the rollout has heard of."""
 
     @property
     def steered(self) -> bool:
@@ -132,6 +134,7 @@ class ClusterOrders(WireType):
             stop=self.stop,
             finishes=self.finishes,
             window_open=self.window_open,
+            heard=self.heard,
         )
         return self != plain
 
@@ -173,6 +176,8 @@ class ClusterUpdate(WireType):
     too_late: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     """Hosts that it was to skip, but had started."""
     asks_pause: str | None = None
+    asked_at: int = 0
+    """The newest orders that it had when it asked: of two times that it asks, the later has the higher."""
     needs: int | None = None
     """How many slots it can use at most from now on: hosts in flight, and hosts that may still start."""
     came_later: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)

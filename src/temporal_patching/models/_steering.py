@@ -292,7 +292,7 @@ class Explanation(WireType):
         rollout: Its workflow id.
         phase: Its phase now.
         waits: What must happen before it goes on.
-        stopped: Why nothing new starts any more.
+        stopped: Why nothing new starts any more, or in one cluster; or why it ended short of its hosts.
         next: What would stop it next.
     """
 

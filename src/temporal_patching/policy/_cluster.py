@@ -401,8 +401,8 @@ def _skipped(state: ClusterState, event: Skipped) -> Decision:
     state = attrs.evolve(state, codes=bytes(codes), skip_waves=state.skip_waves | new)
     if wave in new and not wave_begun(state, wave):
         state = _without_wave(state, wave)
-    if state.at_barrier == "gate" and wave + 1 in event.waves:
-        state = attrs.evolve(state, at_barrier=None)  # what it waits for does not come
+    if state.at_barrier == "gate" and not _behind_gate(state, wave + 1):
+        state = attrs.evolve(state, at_barrier=None)  # nothing that it waits for comes
     return _fill(state)
 
 
@@ -652,12 +652,19 @@ def _at_barrier(state: ClusterState) -> Decision:
     if state.plan.soaks and state.group.started and not state.soaked:
         state = attrs.evolve(state, at_barrier="soak", group=over)
         return state, (BeginSoak(state.group.wave),)
+    if wave in state.plan.gates and wave not in state.opened and _behind_gate(state, wave):
+        return attrs.evolve(state, at_barrier="gate", group=over), (AskGate(wave),)
     if wave in state.skip_waves:
         return _at_barrier(_without_wave(state, wave))
-    if wave in state.plan.gates and wave not in state.opened:
-        return attrs.evolve(state, at_barrier="gate", group=over), (AskGate(wave),)
     group = Group(wave=wave, limit=state.plan.wave_size(wave))
     return attrs.evolve(state, group=group, soaked=False), ()
+
+
+def _behind_gate(state: ClusterState, wave: int) -> bool:
+    """Whether a host is left to start behind the gate before this wave: to skip the wave alone passes no gate."""
+    while wave in state.skip_waves and _left(state):
+        state, wave = _without_wave(state, wave), wave + 1
+    return _left(state)
 
 
 def _without_wave(state: ClusterState, wave: int) -> ClusterState:

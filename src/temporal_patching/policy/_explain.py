@@ -92,12 +92,14 @@ class Known:
         work: What each cluster said last.
         paused_by: Who paused the rollout (under ``""``) or a cluster, and why.
         window: Whether hosts may start now and until when, on the calendars' clocks.
+        short_of: How it ended, if it was not stopped and has not patched all: ``PARTIAL: 4 patched, 1 failed``.
     """
 
     gates: tuple[Gate, ...] = ()
     work: tuple[Work, ...] = ()
     paused_by: Mapping[str, str] = attrs.field(factory=dict[str, str])
     window: str = ""
+    short_of: str = ""
 
     @property
     def waiting(self) -> tuple[Gate, ...]:
@@ -284,8 +286,8 @@ def _why_parked(step: str, said: Parked | None) -> str:
 
 
 def why_it_stopped(state: RolloutState, known: Known) -> tuple[Because, ...]:
-    """Why nothing new starts any more; empty while something may."""
-    if state.outcome is None:
+    """Why nothing new starts any more, or in one cluster; empty while all goes on, or has gone well."""
+    if state.outcome is None and not known.short_of:
         return ()
     evidence = dict[str, str]()
     if state.outcome in (Outcome.REJECTED, Outcome.EXPIRED):
@@ -304,8 +306,18 @@ def why_it_stopped(state: RolloutState, known: Known) -> tuple[Because, ...]:
     total = state.policy.total_failure_budget
     if total is not None and len(state.clusters) > 1:
         limit = allowed(total, sum(view.hosts for view in state.clusters))
-        evidence["over all clusters"] = _most(limit)
-    return (Because(why=f"{state.outcome.value}: {state.reason}", evidence=evidence),)
+        failed = sum(view.failed for view in state.clusters)
+        unreachable = sum(view.unreachable for view in state.clusters)
+        evidence["over all clusters"] = (
+            f"{failed} failed, {unreachable} unreachable; {_most(limit)}"
+        )
+    if state.outcome is None:
+        why = known.short_of
+    elif state.phase == "running":  # a cluster has stopped alone
+        why = f"{state.reason}; the other clusters go on"
+    else:
+        why = f"{state.outcome.value}: {state.reason}"
+    return (Because(why=why, evidence=evidence),)
 
 
 def _most(limit: Allowed) -> str:
@@ -329,9 +341,10 @@ def _would_stop(state: RolloutState, known: Known) -> Iterator[Because]:
     for view in state.clusters:
         told = known.of(view.name)
         later = view.phase == "planned" and state.phase == "running"  # it is not its turn
-        if view.phase != "ended" and view.stop is None and told.stopped is None and not later:
+        known_hosts = view.phase in ("planned", "running")  # else there are no numbers
+        if known_hosts and view.stop is None and told.stopped is None and not later:
             yield from _would_stop_cluster(state, view, told)
-    if policy.total_failure_budget is not None:
+    if policy.total_failure_budget is not None and state.phase != "listing":
         views = state.clusters
         total = ClusterView(
             name="",

@@ -319,6 +319,13 @@ class OpenGate:
 
 
 @attrs.frozen
+class CloseGate:
+    """Ask no more: nobody waits at this gate."""
+
+    gate: str
+
+
+@attrs.frozen
 class TellCluster:
     """Tell a cluster all that is wanted of it: its view has it."""
 
@@ -338,7 +345,7 @@ class EndRollout:
     """Every cluster has ended."""
 
 
-RolloutCommand: TypeAlias = OpenGate | TellCluster | CancelCluster | EndRollout
+RolloutCommand: TypeAlias = OpenGate | CloseGate | TellCluster | CancelCluster | EndRollout
 Decision: TypeAlias = "tuple[RolloutState, tuple[RolloutCommand, ...]]"
 
 
@@ -513,6 +520,13 @@ def _gate_shut(state: RolloutState, event: GateShut) -> Decision:
     return _stop_all(state, event.reason)
 
 
+def _without_its_gates(state: RolloutState, cluster: str) -> Decision:
+    """Closes the gates of a cluster that has ended: they would expire, and stop all the others."""
+    own = [gate for gate in state.asked - state.passed if gate.partition("/")[2] == cluster]
+    state = attrs.evolve(state, asked=state.asked.difference(own))
+    return state, tuple(CloseGate(gate) for gate in sorted(own))
+
+
 def gate_before(state: RolloutState, cluster: str, wave: int) -> str | None:
     """The gate that a cluster has to pass before a wave: its own, or that of all; None: there is none."""
     name = wave_gate(wave)
@@ -617,8 +631,9 @@ def _ended(state: RolloutState, event: ClusterEnded) -> Decision:
         reason = f"cluster {event.cluster!r} ended before it was started: {why}"
         return _shut(state, Outcome.STOPPED, reason)
     stopped = why if event.outcome in (Outcome.STOPPED, Outcome.ABORTED) else None
+    state, closed = _without_its_gates(state, event.cluster)
     state, commands = _after_counts(state, event.cluster, stopped)
-    return _when_ended(state, commands)
+    return _when_ended(state, (*closed, *commands))
 
 
 def _after_counts(state: RolloutState, cluster: str, stopped: str | None) -> Decision:

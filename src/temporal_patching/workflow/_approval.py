@@ -123,6 +123,9 @@ class ApprovalMixin:
     def on_approval(self, event: ApprovalEvent, gate: GateReport) -> None:
         """Called when a gate asks for votes, reminds of them or expires. Default: does nothing."""
 
+    def _approval_vote_counted(self, gate: str, vote: VoteReport) -> None:
+        """For the library's own audit. A repeat is not counted again."""
+
     # What a workflow calls
 
     @final
@@ -367,6 +370,7 @@ class ApprovalMixin:
             self.__gates.ballots[vote.gate] = rules.cast(ballot, cast)
             answer = self.__report(vote.gate)
         self.__gates.answers[key] = answer
+        self._approval_vote_counted(vote.gate, _voted(cast))
         return answer
 
     def __count_signal(self, sent: tuple[object, ...], *, approve: bool) -> None:

@@ -142,8 +142,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._check_due = False
         """The fleet's health is to be asked for before the soak goes on."""
         self._asks_pause: str | None = None
-        self._pauses = 0
-        """How often it was paused in this run."""
+        """Why it needs a person."""
+        self._asked_at = 0
         self._completed: deque[str] = deque(maxlen=1_000)
         self._completed_count = 0
         self._sequence = 0
@@ -584,13 +584,22 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             return False
         else:
             self._asks_pause = f"fleet health after {self._group(wave)}: {health.message}"
+            self._asked_at = self.orders.sequence if self.orders is not None else 0
             self._news("decision")
-            before = self._pauses  # the pause may be over before anybody here has looked
             await workflow.wait_condition(
-                lambda: self._state.paused is not None or self._pauses > before
+                lambda: self._state.paused is not None or self._is_heard()
             )
             self._asks_pause = None
         return True
+
+    def _is_heard(self) -> bool:
+        """Whether the rollout has heard that a person is needed: the pause may be over before it is seen here."""
+        orders = self.orders
+        return (
+            orders is not None
+            and orders.heard >= self._asked_at
+            and self._obeyed >= orders.sequence
+        )
 
     async def _check_fleet(self, wave: int) -> FleetHealth:
         try:
@@ -843,7 +852,6 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         """What is worth telling: not each success."""
         self._watch_length()
         now = self._state
-        self._pauses += now.paused is not None and before.paused is None
         if now.parked is not before.parked:
             for index in sorted(before.parked.keys() - now.parked.keys()):
                 if not flies(now, index):  # a person has left it as it is
@@ -852,6 +860,10 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         if now.group.wave != before.group.wave:
             ended = "pilots" if before.group.wave == 0 else f"wave {before.group.wave}"
             self._done(f"{ended} done")
+            self._news("rest")
+        if (
+            before.in_flight == 0 < now.in_flight
+        ):  # else it was told to start, for all that is known
             self._news("rest")
         if now.stopped is not None and before.stopped is None:
             self._done(f"stopped: {now.stopped}")
@@ -953,6 +965,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             waiting={canonical(self._hosts.names[each.host]): each.how for each in state.repairs},
             too_late=tuple(self._too_late),
             asks_pause=self._asks_pause,
+            asked_at=self._asked_at,
             needs=machine.needs(state),
             came_later=self._came_later[:MAX_LISTED] if first else (),
             came_later_omitted=max(len(self._came_later) - MAX_LISTED, 0) if first else 0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import accumulate, islice
 from typing import Any
@@ -45,6 +45,7 @@ from ..models import (
     SetLimits,
     Skip,
     Steered,
+    VoteReport,
 )
 from ..models._orders import (
     ClusterOrders,
@@ -122,7 +123,7 @@ POLICY = "policy"
 _BECAME: Mapping[machine.RolloutPhase, str] = {
     "listing": "the hosts are listed",
     "gate": "the plan is complete, gate 'start' asks",
-    "running": "hosts may start",
+    "running": "the clusters begin",
     "stopping": "nothing new starts",
     "ended": "the rollout has ended",
 }
@@ -174,6 +175,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._reports: dict[str, ClusterReport] = {}
         self._unreported: set[str] = set()
         """Clusters whose report is not their own: they ended without one."""
+        self._stopped: set[str] = set()
+        """Clusters that have stopped by themselves."""
         self._children: dict[str, asyncio.Task[Any] | None] = {}
         self._orders: dict[str, ClusterOrders] = {}
         self._unsent: set[str] = set()
@@ -182,8 +185,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         """When the gate "start" was passed last."""
         self._gates_open: dict[str, asyncio.Task[None]] = {}
         self._window: WindowAnswer | None = None
-        self._asked_pause: set[str] = set()
-        """Clusters that have asked for a pause and not been resumed since."""
+        self._heard: dict[str, int] = {}
+        """When each cluster has asked for a pause last, by its ``asked_at``."""
         self._answers: dict[tuple[str, str], Steered] = {}
         self.accepted = 0
         """Verbs that it has taken."""
@@ -194,6 +197,9 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         """What runs before the hosts are listed."""
         self.ends_well = False
         self.completed: list[str] = []
+        early = ((gate.gate, vote) for gate in gates.approvals().gates for vote in gate.votes)
+        for gate, vote in early:
+            self.voted(gate, vote)
 
     async def resolve(self) -> None:
         """Asks which steps run, so that the answer is in history. Refuses what cannot run."""
@@ -312,6 +318,10 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         if isinstance(command, machine.OpenGate):
             gate = command.gate
             self._gates_open[gate] = self._start(self._pass_gate(gate))
+        elif isinstance(command, machine.CloseGate):
+            waiting = self._gates_open.pop(command.gate, None)
+            if waiting is not None:
+                waiting.cancel()
         elif isinstance(command, machine.TellCluster):
             self._order(command.cluster)
         elif isinstance(command, machine.CancelCluster):
@@ -394,9 +404,13 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             raise ApplicationError(why, type="VerbRefused", non_retryable=True)
         asked = self._asked(order)
         before, said = machine.shown_phase(self._state), verbs.said(asked, self._state.policy)
+        self._record(order.by, said, order.reason, before)
+        recorded = self._audit_count
         self._events.append(asked)
         self._work_off()
-        self._record(order.by, said, order.reason, before)
+        # Before what the rules have decided upon it, if they have.
+        at = recorded - self._audit_count - 1
+        self._audit[at] = attrs.evolve(self._audit[at], after=machine.shown_phase(self._state))
         if isinstance(order, Abort) and self.beginning is not None:
             self.beginning.cancel()  # a hook that waits: nothing has begun
         return self.answer(order, self._steered(said))
@@ -474,11 +488,18 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             waits_for=tuple(islice(flying, MAX_LISTED)),
         )
 
-    def _record(self, by: str, what: str, reason: str, before: str) -> None:
+    def voted(self, gate: str, vote: VoteReport) -> None:
+        """Takes a vote that counts into the audit."""
+        what = f"{'approve' if vote.approve else 'reject'} gate {gate!r}"
+        self._record(vote.by, what, vote.reason, machine.shown_phase(self._state), at=vote.at)
+
+    def _record(
+        self, by: str, what: str, reason: str, before: str, *, at: datetime | None = None
+    ) -> None:
         self._audit_count += 1
         self._audit.append(
             AuditRecord(
-                at=workflow.now(),
+                at=at or workflow.now(),
                 by=by,
                 what=what,
                 reason=reason,
@@ -506,6 +527,9 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             work=tuple(self._work(name) for name in self._request.clusters),
             paused_by=self._paused_by(),
             window=self._window.reason if self._window is not None else "",
+            short_of=self.report().summary
+            if self._ended() and self._outcome() is Outcome.PARTIAL
+            else "",
         )
         return Explanation(
             rollout=self._id,
@@ -559,6 +583,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         report = await self._report_of(cluster)
         self._children.pop(cluster, None)
         self._reports[cluster] = report
+        if report.outcome is Outcome.STOPPED:
+            self._note_stop(cluster, report.reason)
         self.completed.append(f"cluster {cluster!r} {report.outcome.value}")
         counts = report.counts
         self._events.append(
@@ -700,6 +726,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             skip=tuple(sorted(view.skip)),
             skip_waves=tuple(sorted(view.skip_waves)),
             repairs=view.repairs,
+            heard=self._heard.get(cluster, 0),
         )
         if self._children.get(cluster) is not None:
             self._send(cluster)
@@ -730,6 +757,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         last = self._updates.get(cluster)
         if last is not None and update.sequence <= last.sequence:
             return
+        if update.progress.stopped is not None:
+            self._note_stop(cluster, update.progress.stopped)
         self._updates[cluster] = attrs.evolve(update, host_names=())
         self._said_at[cluster] = workflow.now()
         if update.host_names:
@@ -765,11 +794,17 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 waiting=update.waiting,
             )
         )
-        if update.asks_pause is None:
-            self._asked_pause.discard(cluster)
-        elif cluster not in self._asked_pause:
-            self._asked_pause.add(cluster)
+        if update.asks_pause is not None and update.asked_at > self._heard.get(cluster, 0):
+            self._heard[cluster] = update.asked_at
             self._pause_for(cluster, update.asks_pause)
+
+    def _note_stop(self, cluster: str, why: str) -> None:
+        """A cluster has stopped by itself. Why it was told to is in the audit already."""
+        told = any(view.stop for view in self._state.clusters if view.name == cluster)
+        if cluster not in self._stopped and not told and self._state.aborting is None:
+            self._stopped.add(cluster)
+            phase = machine.shown_phase(self._state)
+            self._record(POLICY, f"cluster {cluster!r} stops", why, phase)
 
     def _wanted(self, cluster: str) -> int:
         orders = self._orders.get(cluster)
@@ -800,26 +835,30 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             self.completed.append(f"stopped: {now.reason}")
             self._notify("stopped", f"{self._id} stopped: {now.reason}")
         shown = machine.shown_phase(before)
-        for gate in sorted(now.passed - before.passed):
-            self._record(POLICY, f"gate {gate!r} is passed", self._agreed(gate), shown)
-        if now.phase != before.phase:
-            self._record(POLICY, _BECAME[now.phase], now.reason, shown)
+        for what, reason in self._decided(before, now):
+            self._record(POLICY, what, reason, shown)
 
-    def _agreed(self, gate: str) -> str:
-        """Who agreed at a gate, and why."""
-        votes = (
-            vote
-            for each in self._gates.approvals().gates
-            if each.gate == gate
-            for vote in each.votes
-        )
-        said = (
-            f"{vote.by} ({vote.reason})" if vote.reason else vote.by
-            for vote in votes
-            if vote.approve
-        )
-        by = ", ".join(said)
-        return f"approved by {by}" if by else ""
+    def _decided(
+        self, before: machine.RolloutState, now: machine.RolloutState
+    ) -> Iterator[tuple[str, str]]:
+        """What the rules have decided, and why, for the audit."""
+        for gate in sorted(now.passed - before.passed):
+            yield f"gate {gate!r} is passed", ""
+        if now.window_open != before.window_open:
+            reason = self._window.reason if self._window is not None else ""
+            yield f"the maintenance windows are {'open' if now.window_open else 'closed'}", reason
+        if START in before.passed - now.passed:
+            yield f"gate {START!r} asks again", "its approval is too old"
+        if now.phase != before.phase:
+            yield _BECAME[now.phase], now.reason
+        ring = machine.ring_of(now)[0]
+        if ring != machine.ring_of(before)[0] and now.phase == "running":
+            yield f"it is the turn of ring {ring}", f"ring {ring - 1} has ended"
+        for gate in sorted(now.asked - before.asked - {START}):
+            yield f"gate {gate!r} asks", ""
+        for view, was in zip(now.clusters, before.clusters, strict=True):
+            if view.stop is not None and was.stop is None and now.phase == "running":
+                yield f"cluster {view.name!r} is stopped", view.stop
 
     def notify_gate(self, event: ApprovalEvent, gate: GateReport) -> None:
         """A gate asks, reminds or has expired."""
@@ -880,7 +919,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             hosts=sum(report.counts.values()),
             counts=report.counts,
             failures=tuple(each for each in report.hosts if each.state in failures),
-            stopped=report.reason or None,
+            stopped=None if report.outcome is Outcome.PARTIAL else report.reason or None,
             left_out_of_service=len(report.left_out_of_service),
         )
 
@@ -893,6 +932,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             listing = [view.name for view in state.clusters if view.phase == "listing"]
             return f"the hosts of {', '.join(listing)}"
         phase = machine.shown_phase(state)
+        if phase == "ended":
+            return ""
         if phase == "stopping":  # no vote and no window makes it start anything any more
             return f"clusters {', '.join(open_clusters)}" if open_clusters else ""
         if phase == "paused":

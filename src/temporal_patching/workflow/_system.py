@@ -32,6 +32,7 @@ from ..models import (
     SetLimits,
     Skip,
     Steered,
+    VoteReport,
 )
 from ..models._orders import (
     ClusterUpdate,
@@ -190,6 +191,11 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
         """Sends a notice."""
         if self.__run is not None:
             self.__run.notify_gate(event, gate)
+
+    @final
+    def _approval_vote_counted(self, gate: str, vote: VoteReport) -> None:
+        if self.__run is not None:  # else it takes up what was counted before it began
+            self.__run.voted(gate, vote)
 
     # Handlers
 
