@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 
 import attrs
 
-from ._repair import BEING
+from ._repair import BEING, Repair
 from ._rollout import (
     AbortRequested,
     ClusterView,
@@ -245,7 +245,10 @@ def _skip(state: RolloutState, asked: SkipRequested) -> str | None:
 
 def _being_repaired(view: ClusterView, host: str) -> str | None:
     """What was asked for a parked host, and is not done yet."""
-    pending = {**view.waiting, **{each.host: each.how for each in view.repairs}}
+    pending: dict[str, Repair] = {
+        **view.waiting,
+        **{each.host: each.how for each in view.repairs},
+    }
     how = pending.get(canonical(host))
     return f"host {host!r} is being {BEING[how]} already" if how is not None else None
 
