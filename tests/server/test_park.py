@@ -283,6 +283,8 @@ async def test_a_pause_holds_up_retries_but_not_a_restore(client: Client, eu: st
         await eventually(given_back)
         with pytest.raises(Refused, match="is being retried already"):
             await rollout.accept(bad, by=ALICE)
+        with pytest.raises(Refused, match="is being retried already"):
+            await rollout.skip(by=ALICE, host=bad)
         assert fleet.steps_of(bad, "failed")[-1] == "perform_update"
         assert not fleet.host(bad).in_service
         assert (await rollout.progress()).phase in ("paused", "pausing")

@@ -11,9 +11,10 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 
 import attrs
 
-from ._repair import BEING
+from ._repair import BEING, Repair
 from ._rollout import (
     AbortRequested,
+    ClusterView,
     LimitsRequested,
     PauseRequested,
     RepairRequested,
@@ -236,7 +237,20 @@ def _skip(state: RolloutState, asked: SkipRequested) -> str | None:
         return f"wave {asked.wave} is skipped already" if again else None
     views = [view for view in state.clusters if view.name == asked.cluster]
     twice = [host for view in views for host in asked.hosts if canonical(host) in view.skip]
-    return f"host {twice[0]!r} is skipped already" if twice else None
+    if twice:
+        return f"host {twice[0]!r} is skipped already"
+    repaired = (_being_repaired(view, host) for view in views for host in sorted(asked.hosts))
+    return next((each for each in repaired if each is not None), None)
+
+
+def _being_repaired(view: ClusterView, host: str) -> str | None:
+    """What was asked for a parked host, and is not done yet."""
+    pending: dict[str, Repair] = {
+        **view.waiting,
+        **{each.host: each.how for each in view.repairs},
+    }
+    how = pending.get(canonical(host))
+    return f"host {host!r} is being {BEING[how]} already" if how is not None else None
 
 
 def _repair(
@@ -244,9 +258,9 @@ def _repair(
 ) -> str | None:
     view = next(view for view in state.clusters if view.name == asked.cluster)
     host = canonical(asked.host)
-    pending = {**view.waiting, **{each.host: each.how for each in view.repairs}}
-    if host in pending:
-        return f"host {asked.host!r} is being {BEING[pending[host]]} already"
+    repaired = _being_repaired(view, asked.host)
+    if repaired is not None:
+        return repaired
     if host not in view.parked:
         what = f"is {known}, not parked" if known else "is not parked"
         return (
