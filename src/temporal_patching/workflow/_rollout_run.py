@@ -886,6 +886,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             listing = [view.name for view in state.clusters if view.phase == "listing"]
             return f"the hosts of {', '.join(listing)}"
         phase = machine.shown_phase(state)
+        if phase == "ended":
+            return ""
         if phase == "stopping":  # no vote and no window makes it start anything any more
             return f"clusters {', '.join(open_clusters)}" if open_clusters else ""
         if phase == "paused":
