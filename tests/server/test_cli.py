@@ -699,7 +699,9 @@ async def test_what_was_called_off_waits_for_nothing(
     """It waited for its window; aborted it waits no more, and says by whom, without Temporal's own words."""
     tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
     opens = DatedPeriod(start=f"{tomorrow:%Y-%m-%dT22:00}", duration=timedelta(hours=4))
-    windows = MaintenanceWindows(calendars=[Calendar(dated=[opens])], on_window_close="wait")
+    windows = MaintenanceWindows(
+        calendars=[Calendar(time_zone="UTC", dated=[opens])], on_window_close="wait"
+    )
     async with site(client, SimulatedFleet({eu: 1})) as here:
         rollout = await here.start(ask(eu, policy=RolloutPolicy(windows=windows)))
         await in_phase(rollout, "running")
