@@ -10,8 +10,9 @@ import signal
 import sys
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,7 +36,15 @@ from temporal_patching.models import (
     Steered,
 )
 from temporal_patching.models._wire import from_json, to_json
-from temporal_patching.policy import ApprovalPolicy, FailureBudget, RolloutPolicy, Soak
+from temporal_patching.policy import (
+    ApprovalPolicy,
+    Calendar,
+    DatedPeriod,
+    FailureBudget,
+    MaintenanceWindows,
+    RolloutPolicy,
+    Soak,
+)
 from temporal_patching.testing import FailAt, RefuseAt, SimulatedFleet
 from tests.rollouts import ALICE, BOB, CAROL, ask, ending, eventually, site
 from tests.workflows import QuickFleet
@@ -680,6 +689,66 @@ async def test_what_has_ended_before_its_end(client: Client, cli: Terminal, eu: 
         for command in ("status", "explain"):
             no = await cli(command, rollout.id)
             no.refused(4, "has ended: it ended without a report: terminated")
+
+
+async def test_what_was_called_off_waits_for_nothing(
+    client: Client, cli: Terminal, eu: str
+) -> None:
+    """It waited for its window; aborted it waits no more, and says by whom, without Temporal's own words."""
+    tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
+    opens = DatedPeriod(start=f"{tomorrow:%Y-%m-%dT22:00}", duration=timedelta(hours=4))
+    windows = MaintenanceWindows(
+        calendars=[Calendar(time_zone="UTC", dated=[opens])], on_window_close="wait"
+    )
+    async with site(client, SimulatedFleet({eu: 1})) as here:
+        rollout = await here.start(ask(eu, policy=RolloutPolicy(windows=windows)))
+        await in_phase(rollout, "running")
+        fits(await cli("status", rollout.id), "waits for the next maintenance window: closed until")
+        done = await cli("abort", rollout.id, "--yes", "--by", ALICE, "--reason", "not today")
+        fits(done, "phase stopping")
+        await ending(rollout)
+        shown = await cli("status", rollout.id)
+        fits(shown, "ended, ABORTED", f"stopped aborted by {ALICE}: not today")
+        assert "waits for" not in shown.out
+        assert "run id" not in shown.out
+
+
+async def test_the_server_goes_away(client: Client, cli: Terminal, eu: str) -> None:
+    """Who watches hears it in one line on stderr, and nothing of the SDK's own log, least of all among JSON."""
+    host, port = client.service_client.config.target_host.split(":")
+    through: list[asyncio.StreamWriter] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        through.append(writer)
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(pump(reader, inner[1]), pump(inner[0], writer))
+
+    server = await asyncio.start_server(forward, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with site(client, SimulatedFleet({eu: 1})) as here:
+        rollout = await here.start(ask(eu, approvals={"start": GATE}))
+        await in_phase(rollout, "gate")
+        watching = await cli.start("watch", rollout.id, "--json", "--address", address)
+        assert watching.stdout is not None
+        first = await asyncio.wait_for(watching.stdout.readline(), ANSWER_WITHIN)
+        assert from_json(json.loads(first), RolloutProgress).phase == "gate"
+        server.close()
+        for writer in through:
+            writer.close()
+        ran = await over(watching)
+        assert (await cli("approve", rollout.id, "--by", ALICE)).code == 0
+        await ending(rollout)
+    assert ran.code == 5, ran
+    for line in ran.out.splitlines():
+        json.loads(line)
+    assert ran.err.count("\n") == 1, ran.err
+    assert "the server does not answer: " in ran.err
 
 
 async def test_encrypted_payloads(

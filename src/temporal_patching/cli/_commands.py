@@ -51,7 +51,7 @@ _VERB = (
         required=True,
         envvar="TEMPORAL_PATCHING_BY",
         show_envvar=True,
-        help="Who asks: your e-mail address, say. A claim; nothing checks it.",
+        help="Who you are: your e-mail address, say. A claim; nothing checks it.",
     ),
     click.Option(["--reason"], default="", help="Why, for the record."),
 )
@@ -83,7 +83,7 @@ def commands() -> None:
     The server is found as the temporal command finds it: TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_API_KEY,
     TEMPORAL_TLS_..., TEMPORAL_PROFILE and its configuration file.
 
-    A rollout to try it on: python -m temporal_patching demo
+    A rollout to try it on: python -m temporal_patching demo (it prints the --address of its server)
     """
 
 

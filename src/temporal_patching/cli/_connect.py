@@ -16,6 +16,7 @@ import click
 from temporalio.client import Client
 from temporalio.converter import DataConverter
 from temporalio.envconfig import ClientConfig
+from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError
 
 from ._exits import NOT_ANSWERED, NOT_FOUND, REFUSED, Stopped
@@ -63,7 +64,9 @@ class Connection:
         if self.namespace:
             config["namespace"] = self.namespace
         address = config.setdefault("target_host", "localhost:7233")
-        connecting = Client.connect(**config, data_converter=converter)
+        # Its own log goes to stdout, in colour, where answers go; what is wrong is raised, too.
+        quiet = Runtime(telemetry=TelemetryConfig(logging=None))
+        connecting = Client.connect(**config, data_converter=converter, runtime=quiet)
         try:
             return await asyncio.wait_for(connecting, PATIENCE)
         except asyncio.TimeoutError:

@@ -71,7 +71,9 @@ def told(error: Exception) -> tuple[int, str]:
     if isinstance(error, NotAnswered):
         return NOT_ANSWERED, str(error)
     if isinstance(error, RPCError) and error.status in _OF_STATUS:
-        return _OF_STATUS[error.status], f"the server: {error.message}"
+        code = _OF_STATUS[error.status]
+        who = "the server does not answer" if code == NOT_ANSWERED else "the server"
+        return code, f"{who}: {error.message}"
     return UNEXPECTED, f"unexpected: {type(error).__name__}: {error} (--debug shows where)"
 
 

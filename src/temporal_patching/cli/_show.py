@@ -457,7 +457,7 @@ def report(told: RolloutReport) -> Lines:
             (
                 plain(each.cluster),
                 Text(each.outcome.value, style=GOOD if each.outcome is Outcome.PATCHED else BAD),
-                f"{each.waves} waves",
+                f"{each.waves} {'wave' if each.waves == 1 else 'waves'}",
                 counts(each.counts),
             )
             for each in told.clusters

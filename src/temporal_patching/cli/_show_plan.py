@@ -33,7 +33,7 @@ def plan(told: RolloutPlan, start: Start, *, hosts: bool) -> Lines:
     facts: list[tuple[str, Cell]] = [
         ("hosts", f"{number} in {_many(len(told.clusters), 'cluster')}"),
         ("steps", ", ".join(map(plain, told.steps))),
-        ("gates", ", ".join(map(plain, told.gates)) or "none: it starts at once"),
+        ("gates", ", ".join(map(plain, told.gates)) or "none: nobody is asked"),
     ]
     if told.windows:
         facts.append(("windows", plain(told.windows)))
