@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -53,6 +53,7 @@ from ..models._report import MAX_LISTED, rank
 from ..policy import HostState, Outcome
 from ..policy import _cluster as machine
 from ..policy._gates import gated_waves
+from ..policy._news import NEWS, News, patience
 from ..policy._order import domain_of, ordered
 from ..policy._rollout_policy import ClusterPlan, cluster_plan
 from ..policy._rules import canonical
@@ -62,7 +63,6 @@ from ._length import is_full, is_long
 from ._loop import MachineLoop
 from ._notices import Notices
 from ._raw import read
-from ._telling import Telling
 
 MAX_HOSTS = 50_000
 """Hosts of one cluster: what each run of its workflow has to know of them grows with them."""
@@ -97,7 +97,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
     def __init__(self, request: ClusterRequest) -> None:
         policy = request.request.policy
         super().__init__(machine.cluster_state(cluster_plan(policy, 0)), machine.decide)
-        self._request = request
+        self.request = self._request = request
         self._cluster = request.cluster
         self._policy = policy
         self._gates = gated_waves(request.request.approvals, request.cluster)
@@ -137,14 +137,14 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._asks_pause: str | None = None
         self._completed: deque[str] = deque(maxlen=1_000)
         self._completed_count = 0
+        self._sequence = 0
+        self._untold: News | None = None
+        self._told_at: datetime | None = None
+        self._telling = False
+        """A message to the rollout is under way."""
         self._stays = False
         """What it knows is too large to be carried over: it goes on in this run as long as that can be."""
         carried = request.carried
-        self._telling = Telling(
-            clusters=len(request.request.clusters),
-            told=carried.told if carried is not None else 0,
-            untold=carried is not None and carried.untold,
-        )
         self._notices = Notices(
             notifies=request.procedure.notifies and not request.request.dry_run,
             kinds=self._policy.notices,
@@ -155,11 +155,6 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             self._take_over(carried)
 
     # From one run to the next
-
-    @property
-    def request(self) -> ClusterRequest:
-        """What this run was given."""
-        return self._request
 
     def _take_over(self, carried: Carried) -> None:
         """Knows all that the run before this one knew."""
@@ -172,12 +167,12 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._completed_count = carried.completed_count
         self._came_later_count = carried.came_later
         self._too_late = dict.fromkeys(carried.too_late)
-        self._obeyed = carried.obeyed
+        self._obeyed, self._sequence = carried.obeyed, carried.told
+        self._untold = "rest" if carried.untold else None
 
     def _carried(self) -> Carried:
         """All that the next run has to know. What only people see is cut where it is long."""
-        asked, waiting = self._request.request.policy, self._notices.waiting
-        notices = tuple(first_of(waiting))
+        asked = self._request.request.policy
         return Carried(
             hosts=self._hosts,
             state=CarriedState.of(self._state),
@@ -191,10 +186,10 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             came_later=self._came_later_count,
             too_late=tuple(self._too_late),
             obeyed=self._obeyed,
-            told=self._telling.told,
-            untold=self._telling.untold,
-            notices=notices,
-            notices_failed=self._notices.failed + len(waiting) - len(notices),
+            told=self._sequence,
+            untold=self._untold is not None,
+            notices=tuple(first_of(self._notices.waiting)),
+            notices_failed=self._notices.failed,
         )
 
     def continued(self, request: ClusterRequest, carried: Carried) -> ClusterRequest:
@@ -207,8 +202,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             machine.drained(self._state)
             and not self._events
             and not self._tasks
-            and not self._telling.under_way
-            and (self._telling.told > 0 or workflow.info().parent is None)  # it has got the list
+            and not self._telling
+            and (self._sequence > 0 or workflow.info().parent is None)  # it has got the list
             and self._notices.idle
             and workflow.all_handlers_finished()
             and workflow.cancellation_reason() is None
@@ -375,14 +370,14 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._obey_cancel()
         self._going = True
         if self._request.carried is None:
-            self._telling.news("decision")
+            self._news("decision")
         if self.orders is not None:
             self.obey(self.orders)
         if self._state.draining:
             self._events.append(machine.DrainEnded())
             self._soak_on()
             self._notices.go_on()
-        telling = asyncio.create_task(self._telling.run(self._update, lambda: self._state.ended))
+        telling = asyncio.create_task(self._tell())
         await self._run()
         while not self._ended():
             carried = self._carried()
@@ -393,7 +388,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             await self._run()
         if self._soaking is not None:
             self._soaking.cancel()
-        self._telling.forget()
+        self._untold = None
         await wait_undisturbed(telling.done)
         await self._notices.drain()
         return None
@@ -472,7 +467,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         if self._going and orders is not None and orders.sequence > self._obeyed:
             self._obeyed = orders.sequence
             if orders.steered:
-                self._telling.news("decision")
+                self._news("decision")
 
     # Hosts in flight, while somebody steers
 
@@ -558,7 +553,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             return False
         else:
             self._asks_pause = f"fleet health after {self._group(wave)}: {health.message}"
-            self._telling.news("decision")
+            self._news("decision")
             await workflow.wait_condition(lambda: self._state.paused is not None)
             self._asks_pause = None
         return True
@@ -759,7 +754,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         if now.group.wave != before.group.wave:
             ended = "pilots" if before.group.wave == 0 else f"wave {before.group.wave}"
             self._done(f"{ended} done")
-            self._telling.news("rest")
+            self._news("rest")
         if now.stopped is not None and before.stopped is None:
             self._done(f"stopped: {now.stopped}")
         if machine.drained(now) and not machine.drained(before):
@@ -773,17 +768,58 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         if changed("stopped", "at_barrier", "paused") or machine.quiet(now) != machine.quiet(
             before
         ):
-            self._telling.news("decision")
+            self._news("decision")
         if changed("failed", "unreachable", "held"):
             total = self._policy.total_failure_budget
-            self._telling.news("rest" if total is None else "counts")
+            self._news("rest" if total is None else "counts")
 
-    def _update(self, sequence: int) -> ClusterUpdate:
-        first = sequence == 1
+    def _news(self, news: News) -> None:
+        """There is something to tell the rollout, if not something more important already."""
+        if self._untold is None or NEWS.index(news) > NEWS.index(self._untold):
+            self._untold = news
+
+    async def _tell(self) -> None:
+        """Tells the rollout, one message at a time, always the newest."""
+        parent = workflow.info().parent
+        while True:
+            await workflow.wait_condition(lambda: self._untold is not None or self._state.ended)
+            await self._until_due()
+            if self._untold is None or parent is None:
+                return
+            self._untold, self._telling = None, True
+            self._sequence += 1
+            rollout = workflow.get_external_workflow_handle(parent.workflow_id)
+            try:
+                await rollout.signal("cluster_update", self._update())
+            except FailureError as error:
+                workflow.logger.info("The rollout was not told, it has ended: %s", error)
+            self._telling, self._told_at = False, workflow.now()
+            if self._state.ended:
+                return
+
+    async def _until_due(self) -> None:
+        """Waits until what is new may be told, or something more important is."""
+        clusters = len(self._request.request.clusters)
+        while (news := self._untold) is not None and self._told_at is not None:
+            wait = patience(news, told=self._sequence, clusters=clusters)
+            left = self._told_at + wait - workflow.now()
+            if left <= timedelta(0) or self._state.ended:
+                return
+            try:
+                await workflow.wait_condition(
+                    lambda news=news: self._untold != news or self._state.ended,  # type: ignore[misc]
+                    timeout=left,
+                    timeout_summary="news for the rollout",
+                )
+            except asyncio.TimeoutError:
+                return
+
+    def _update(self) -> ClusterUpdate:
+        first = self._sequence == 1
         progress = self.progress()
         state = self._state
         return ClusterUpdate(
-            sequence=sequence,
+            sequence=self._sequence,
             # A signal for each failure with all the failures before it would fill both histories.
             progress=attrs.evolve(progress, failures=progress.failures[-MAX_TOLD:]),
             planned=self._frozen,
