@@ -50,7 +50,9 @@ nitpick_ignore_regex = [
     # Type variables, and private bases that a reader needs not know.
     (r"py:.*", r"temporal_patching\.(.*\.)?(\w*T\d?|S)"),
     (r"py:.*", r"temporal_patching\.(policy\._rules\.Checked|workflow\._template\.\w+)"),
-    (r"py:.*", r"temporal_patching\.models\.(_orders\.\w+|_steering\.Order)"),
+    (r"py:.*", r"temporal_patching\.models\.(_orders\.\w+|_steering\.(Repair)?Order)"),
+    # Where a parked host stands: opaque, only handed on.
+    (r"py:.*", r"temporal_patching\.policy\._host\.Procedure"),
 ]
 
 

@@ -148,6 +148,27 @@ class Twice(ApprovalMixin):
 
 
 @workflow.defn
+class Bound(ApprovalMixin):
+    """Its gate is bound to a plan, and shows its fingerprint if there is one."""
+
+    def __init__(self) -> None:
+        self.go = False
+
+    @workflow.signal
+    def open(self) -> None:
+        self.go = True
+
+    @workflow.run
+    async def run(self, asked: dict[str, Any]) -> str:
+        await workflow.wait_condition(lambda: self.go)
+        report = await self.approval(
+            GATE, policy(quorum=2, bound_to_plan=asked["bound"]), digest=asked["digest"]
+        )
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return f"{report.outcome} by {', '.join(vote.by for vote in report.votes)}"
+
+
+@workflow.defn
 class BrokenHook(ApprovalMixin):
     """Its hook raises."""
 
@@ -278,7 +299,7 @@ class WithInputLast(Counted, Pausable, ApprovalMixin):
 
 
 MIXED = [First, Last, AfterSelfish, BeforeSelfish, OwnInit, WithInput, WithInputLast]
-CLASSES = [Release, Declared, Late, Reminding, TwoGates, Twice, BrokenHook, *MIXED]
+CLASSES = [Release, Declared, Late, Reminding, TwoGates, Twice, Bound, BrokenHook, *MIXED]
 
 
 @workflow.defn

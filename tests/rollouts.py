@@ -73,7 +73,12 @@ class Site:
 
     async def replay(self) -> int:
         """Replays every history of the rollouts and their children; answers how many."""
-        replayer = Replayer(workflows=[], plugins=[self.plugin], workflow_runner=self.runner)
+        replayer = Replayer(
+            workflows=[],
+            plugins=[self.plugin],
+            workflow_runner=self.runner,
+            data_converter=self.client.data_converter,
+        )
         replayed, left = 0, [(id, None) for id in self.ids]
         while left:
             id, run_id = left.pop()

@@ -8,7 +8,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
-from typing import Any, Generic, TypeVar, cast, final, overload
+from typing import Any, Generic, NoReturn, cast, final, overload
 
 import attrs
 from temporalio.client import (
@@ -16,6 +16,7 @@ from temporalio.client import (
     RPCError,
     RPCStatusCode,
     RPCTimeoutOrCancelledError,
+    WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
@@ -26,6 +27,7 @@ from temporalio.client import (
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from typing_extensions import TypeVar
 
 from .exceptions import (
     InvalidRequest,
@@ -37,6 +39,7 @@ from .exceptions import (
 )
 from .models import (
     Abort,
+    Accept,
     ApprovalReport,
     AuditReport,
     ClusterProgress,
@@ -51,7 +54,9 @@ from .models import (
     HostState,
     PatchRequest,
     Pause,
+    Restore,
     Resume,
+    Retry,
     RolloutPlan,
     RolloutProgress,
     RolloutReport,
@@ -64,6 +69,7 @@ from .models._plan import for_hosts
 from .models._steering import Order
 from .models._wire import WireType, from_json, to_json
 from .policy import Amount, FailureBudget, PauseAfter
+from .policy._tally import IN_FLIGHT
 from .policy._verbs import Verb
 from .workflow import SystemPatchWorkflow, gather
 from .workflow._cluster_run import host_workflow_id
@@ -72,7 +78,7 @@ from .workflow._rollout_run import cluster_workflow_id
 __all__ = ["Approvals", "Rollout"]
 
 WorkflowT = TypeVar("WorkflowT", bound=SystemPatchWorkflow)
-StartedT = TypeVar("StartedT", bound=SystemPatchWorkflow)
+StartedT = TypeVar("StartedT", bound=SystemPatchWorkflow, default=SystemPatchWorkflow)
 AnswerT = TypeVar("AnswerT")
 WireT = TypeVar("WireT", bound=WireType)
 
@@ -80,11 +86,20 @@ _LOGGER = logging.getLogger(__name__)
 
 _NONDETERMINISM = "TMPRL1100"
 
+_RUNNING = WorkflowExecutionStatus.RUNNING
+
 _LARGEST = 1_500_000
 """Characters of a request: Temporal takes 2 MB."""
 
 _DONE = frozenset("PUBSG")
 """Codes of hosts that a new rollout for the rest leaves alone."""
+
+_FLYING = IN_FLIGHT.decode()
+
+_STILL_ENDS = "still works, though the rollout has ended: what is left undone is not known yet. Ask again later"
+
+_ASKED_EVERY = 1.0
+"""Seconds between two questions whether a worker is there."""
 
 _PATIENCE = timedelta(seconds=10)
 """How long an operator waits for a worker to answer."""
@@ -153,6 +168,7 @@ class Rollout(Generic[WorkflowT]):
 
     Attributes:
         id: The rollout's workflow id.
+        client: The client that it speaks through.
         handle: Temporal's own handle on it, for your own handlers.
         approvals: Its gates.
     """
@@ -167,11 +183,16 @@ class Rollout(Generic[WorkflowT]):
         """The rollout's workflow id."""
         return self.handle.id
 
+    @property
+    def client(self) -> Client:
+        """The client that it speaks through."""
+        return self._client
+
     @classmethod
     async def start(
         cls,
         client: Client,
-        workflow: type[StartedT],
+        workflow: type[StartedT] | str,
         request: PatchRequest,
         *,
         id: str,
@@ -181,7 +202,8 @@ class Rollout(Generic[WorkflowT]):
 
         Args:
             client: A connected client. It needs no plugin.
-            workflow: Your ``SystemPatchWorkflow`` subclass, or that class itself.
+            workflow: Your ``SystemPatchWorkflow`` subclass, or that class itself. The name of its workflow type
+                will do where the class cannot be imported.
             request: What is asked for.
             id: The rollout's id. It is used once: starting it again, also after its end, is refused.
             task_queue: Where your workers listen.
@@ -198,11 +220,12 @@ class Rollout(Generic[WorkflowT]):
                 ],
                 what="PatchRequest",
             )
-        run = cast("Any", workflow).run
+        run = workflow if isinstance(workflow, str) else cast("Any", workflow).run
         try:
             handle: WorkflowHandle[Any, Any] = await client.start_workflow(
                 run,
                 request,
+                result_type=RolloutReport,
                 id=id,
                 task_queue=task_queue,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
@@ -220,7 +243,7 @@ class Rollout(Generic[WorkflowT]):
     async def plan(
         cls,
         client: Client,
-        workflow: type[StartedT],
+        workflow: type[StartedT] | str,
         request: PatchRequest,
         *,
         id: str,
@@ -232,7 +255,7 @@ class Rollout(Generic[WorkflowT]):
 
         Args:
             client: A connected client.
-            workflow: Your ``SystemPatchWorkflow`` subclass, or that class itself.
+            workflow: Your ``SystemPatchWorkflow`` subclass, or that class itself, or the name of its type.
             request: What is to be asked for.
             id: The id of the dry run, which is a workflow of its own. Used once.
             task_queue: Where your workers listen.
@@ -240,21 +263,68 @@ class Rollout(Generic[WorkflowT]):
         Raises:
             RolloutFailed: The plan is refused; the report's reason says why.
             RolloutExists, InvalidRequest: As ``start`` and ``result``.
-            NotAnswered: No worker answered within 10 seconds after the dry run.
+            NotAnswered: No worker answered for 10 seconds. A ``list_hosts`` that takes long on a worker that
+                answers is waited for. The dry run is ended then, as it is if you cancel this call.
         """
         dry = attrs.evolve(request, dry_run=True)
         rollout = await cls.start(client, workflow, dry, id=id, task_queue=task_queue)
-        await rollout.result()
+        try:
+            await rollout._result_while_answered()
+        except NotAnswered as error:
+            await rollout._end_unwanted()
+            raise NotAnswered(
+                f"{error} The dry run {id!r} was ended: plan again by another id."
+            ) from None
+        except asyncio.CancelledError:
+            await rollout._end_unwanted()
+            raise
         return await rollout.planned()
+
+    async def _result_while_answered(self) -> RolloutReport:
+        """As ``result``, for as long as a worker answers: one that lists many hosts does."""
+        result = asyncio.ensure_future(self.result())
+        silence = asyncio.ensure_future(self._silence())
+        try:
+            await asyncio.wait([result, silence], return_when=asyncio.FIRST_COMPLETED)
+            return result.result() if result.done() else silence.result()
+        finally:
+            result.cancel()
+            silence.cancel()
+            await asyncio.gather(result, silence, return_exceptions=True)
+
+    async def _silence(self) -> NoReturn:
+        """Asks again and again whether a worker is there, until none has answered for too long."""
+        loop = asyncio.get_running_loop()
+        heard_at = loop.time()
+        while True:
+            try:
+                await _query(self.handle, "progress", RolloutProgress)
+                heard_at = loop.time()
+            except NotAnswered:
+                # At once where its workflow task has failed: the next attempt of it may go well.
+                if loop.time() - heard_at > 0.9 * _PATIENCE.total_seconds():
+                    raise
+            await asyncio.sleep(_ASKED_EVERY)
+
+    async def _end_unwanted(self) -> None:
+        """Ends a dry run that nobody waits for. It has touched nothing, and a cancel would need a worker."""
+        ending = self.handle.terminate(reason="nobody waits for this plan any more")
+        try:
+            await _answered(ending, self.id)
+        except (NotAnswered, RolloutNotFound, RPCError) as error:
+            _LOGGER.info("The dry run %s was not ended: %s", self.id, error)
 
     async def planned(self) -> RolloutPlan:
         """What this rollout does, with the hosts of each cluster in their order; also after its end.
 
         Raises:
-            NotAnswered: No worker answered within 10 seconds, or it has not begun yet.
+            NotAnswered: No worker answered within 10 seconds, or its hosts are not all listed yet.
+            InvalidRequest: It has ended, and a cluster was never listed.
             RolloutNotFound: There is no such rollout, or its retention is over.
         """
         plan = await _query(self.handle, "plan", RolloutPlan)
+        if not plan.digest and not await self._has_ended():
+            raise NotAnswered(f"{self.id!r} has not listed all of its hosts yet")
         lists = await gather(*[self._hosts_of(each.cluster) for each in plan.clusters], limit=5)
         hosts = {
             each.cluster: [name for name, _ in found]
@@ -278,6 +348,39 @@ class Rollout(Generic[WorkflowT]):
             page = found.next_page
         return hosts
 
+    async def _hosts_at_rest(self, cluster: str) -> list[tuple[str, str]]:
+        """As ``_hosts_of``, of a cluster of which nothing moves any more."""
+        handle = self.cluster_handle(cluster)
+        try:
+            running = (await _answered(handle.describe(), handle.id)).status is _RUNNING
+        except RolloutNotFound:
+            raise RolloutNotFound(
+                f"cluster {cluster!r} of {self.id!r} is not there any more: its retention is over, which begins "
+                "when the cluster ends; or the rollout ended before it listed hosts"
+            ) from None
+        if running:
+            raise Refused(f"cluster {cluster!r} of {self.id!r} {_STILL_ENDS}")
+        hosts = await self._hosts_of(cluster)
+        # A cluster that was killed leaves hosts behind that still give back what they took.
+        flying = [name for name, code in hosts if code == _FLYING]
+        works = await gather(*[self._works_on(name) for name in flying], limit=20)
+        moving = [name for name, still in zip(flying, works, strict=True) if still]
+        if moving:
+            more = f" and {len(moving) - 5} more" if len(moving) > 5 else ""
+            raise Refused(
+                f"{', '.join(moving[:5])}{more} of cluster {cluster!r} of {self.id!r} {_STILL_ENDS}"
+            )
+        return hosts
+
+    async def _works_on(self, host: str) -> bool:
+        """Whether a host's workflow is this rollout's, and has not ended."""
+        handle = self.host_handle(host)
+        try:
+            described = await _answered(handle.describe(), handle.id)
+        except RolloutNotFound:
+            return False
+        return described.status is _RUNNING and _rollout_of(described) == self.id
+
     @staticmethod
     async def rest_of(client: Client, id: str, *, requester: str | None = None) -> PatchRequest:
         """A request for what a rollout left undone: failed, unreachable, cancelled and never started hosts.
@@ -287,8 +390,8 @@ class Rollout(Generic[WorkflowT]):
         themselves, one letter a host, so no host is missing because a report was bounded.
 
         The new request has the old one's policy, steps' arguments and gates, for the clusters, rings and
-        gates that are left, and names the hosts in ``planned_hosts``. Change what failed before you
-        start it.
+        gates that are left, and names the hosts in ``planned_hosts``. Rings are counted anew: the gate of a
+        ring that has become the first one is ``"ring-1"``. Change what failed before you start it.
 
         Args:
             client: A connected client.
@@ -296,16 +399,16 @@ class Rollout(Generic[WorkflowT]):
             requester: Who asks now. Default: who asked then.
 
         Raises:
-            Refused: It has not ended.
+            Refused: It has not ended, or it was terminated and its clusters or hosts still end.
             InvalidRequest: Nothing is left, or a cluster was never listed.
             NotAnswered: No worker answered within 10 seconds: its class must still be there.
-            RolloutNotFound: There is no such rollout, or its retention is over.
+            RolloutNotFound: There is no such rollout, or its retention or that of a cluster is over.
         """
         rollout = Rollout.get(client, id)
         if not await rollout._has_ended():
             raise Refused(f"{id!r} has not ended: what it leaves undone is not known yet")
         old = (await _query(rollout.handle, "plan", RolloutPlan)).request
-        lists = await gather(*[rollout._hosts_of(name) for name in old.clusters], limit=5)
+        lists = await gather(*[rollout._hosts_at_rest(name) for name in old.clusters], limit=5)
         rest = {
             cluster: [name for name, code in found if code not in _DONE]
             for cluster, found in zip(old.clusters, lists, strict=True)
@@ -466,6 +569,8 @@ class Rollout(Generic[WorkflowT]):
     ) -> Steered:
         """Does not start a host, or a whole wave. One that has started goes on; the answer says so.
 
+        A parked host stays as it is: it has failed, and is named if it is out of service.
+
         Args:
             by: Who asks.
             reason: Why, for the record.
@@ -481,6 +586,61 @@ class Rollout(Generic[WorkflowT]):
             by=by, reason=reason, operation=_operation(), host=host, wave=wave, cluster=cluster
         )
         return await self._steer("skip", order)
+
+    async def retry(
+        self, host: str, *, by: str, reason: str = "", from_step: str | None = None
+    ) -> Steered:
+        """Goes on with a parked host (``RolloutPolicy.on_host_failure="park"``).
+
+        It starts when a host may start: not while the rollout is paused or the windows are closed, and
+        within ``max_parallel``. Answers when it is accepted; ``progress`` shows what becomes of it.
+
+        Args:
+            host: The host.
+            by: Who asks.
+            reason: Why, for the record.
+            from_step: Where to begin: at the step that failed or at one before it. Default: at the step
+                that failed, with the checkpoint that it had.
+
+        Raises:
+            Refused: The host is not parked, or the step is none of it; the reason says what to do.
+            NotAnswered, RolloutNotFound: As ``pause``.
+        """
+        order = Retry(by=by, reason=reason, operation=_operation(), host=host, from_step=from_step)
+        return await self._steer("retry", order)
+
+    async def accept(self, host: str, *, by: str, reason: str = "") -> Steered:
+        """Takes the step that failed of a parked host as done, and goes on behind it.
+
+        For what a person has done by hand, or has looked at and finds good. Starts as ``retry``.
+
+        Args:
+            host: The host.
+            by: Who asks.
+            reason: Why, for the record.
+
+        Raises:
+            Refused, NotAnswered, RolloutNotFound: As ``retry``.
+        """
+        order = Accept(by=by, reason=reason, operation=_operation(), host=host)
+        return await self._steer("accept", order)
+
+    async def restore(self, host: str, *, by: str, reason: str = "") -> Steered:
+        """Gives a parked host back, as if it had not been parked. It stays failed.
+
+        A host that was not touched is as it was. One whose update had begun returns to service only if it
+        is healthy; otherwise it is held, and named. Starts at once, also while the rollout is paused.
+
+        Args:
+            host: The host.
+            by: Who asks.
+            reason: Why, for the record.
+
+        Raises:
+            Refused, NotAnswered, RolloutNotFound: As ``retry``.
+        """
+        order = Restore(by=by, reason=reason, operation=_operation(), host=host)
+        return await self._steer("restore", order)
 
     async def explain(self) -> Explanation:
         """Why it waits, why it stopped, and what would stop it next, each with its evidence.
@@ -545,15 +705,14 @@ class Rollout(Generic[WorkflowT]):
         """The host's workflow if it is this rollout's, and what the server knows of its steps' attempts."""
         handle = self.host_handle(host)
         try:
-            described = (await _answered(handle.describe(), handle.id)).raw_description
+            description = await _answered(handle.describe(), handle.id)
         except RolloutNotFound:
             raise RolloutNotFound(
                 f"host {host!r} has not started, or its retention is over"
             ) from None
+        described = description.raw_description
         info = described.workflow_execution_info
-        # Its parent is a cluster, whose id begins with its rollout's. The server is asked, and not the
-        # workflow: a former rollout's may have no worker any more.
-        rollout = info.parent_execution.workflow_id.rpartition("/")[0]
+        rollout = _rollout_of(description)
         if rollout != self.id:
             raise RolloutNotFound(
                 f"host {host!r} has not started: the last that worked on it was "
@@ -634,7 +793,7 @@ class Rollout(Generic[WorkflowT]):
 
     async def _has_ended(self) -> bool:
         description = await _answered(self.handle.describe(), self.id)
-        return description.status is not WorkflowExecutionStatus.RUNNING
+        return description.status is not _RUNNING
 
     async def result(self) -> RolloutReport:
         """Waits for the end.
@@ -723,6 +882,13 @@ async def _allowed(asking: Awaitable[AnswerT], id: str) -> AnswerT:
         raise Refused(said) from None
 
 
+def _rollout_of(host: WorkflowExecutionDescription) -> str:
+    """Whose host it is. The server is asked, and not the workflow: it may have no worker any more."""
+    info = host.raw_description.workflow_execution_info
+    # Its parent is a cluster, whose id begins with its rollout's.
+    return info.parent_execution.workflow_id.rpartition("/")[0]
+
+
 def _operation() -> str:
     return uuid.uuid4().hex
 
@@ -743,11 +909,18 @@ async def _answered(asking: Awaitable[AnswerT], id: str) -> AnswerT:
 def _told(error: RPCError, id: str) -> Exception:
     """What an RPC error means to an operator."""
     if error.status is RPCStatusCode.NOT_FOUND:
+        if error.message.startswith("Namespace "):  # else it is "workflow not found"
+            why = error.message.rstrip(".")
+            return RolloutNotFound(f"{why}: nobody can look for workflow {id!r} there")
         if "already completed" in error.message:
             return RolloutNotFound(f"{id!r} has ended: it takes no more messages")
         return RolloutNotFound(f"there is no workflow {id!r}, or its retention is over")
     if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
         return _no_worker(id)
+    if "no poller seen" in error.message:  # of a workflow that has ended it says so at once
+        return NotAnswered(
+            f"no worker answers for {id!r}: is one running on its task queue, with its class among the workflows?"
+        )
     if "Workflow Task in failed state" in error.message:
         return NotAnswered(
             f"{id!r} cannot answer, its workflow task fails: is its class among the workflows of the "

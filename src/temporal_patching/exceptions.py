@@ -88,7 +88,10 @@ class RolloutExists(PatchingError):
 
 @final
 class RolloutNotFound(PatchingError):
-    """No workflow has this id, its retention is over, or it has ended and takes no more messages."""
+    """No workflow has this id, its retention is over, or it has ended and takes no more messages.
+
+    Or there is no such namespace to look in; the message says which.
+    """
 
 
 @final

@@ -21,6 +21,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from .activity import PatchActivities
 from .activity._activities import implemented, takes_task
 from .activity._heartbeats import BEATS, HeartbeatInterceptor
+from .activity._parking import ParkingInterceptor
 from .exceptions import InvalidRequest
 from .models import (
     FleetHealth,
@@ -102,6 +103,7 @@ class PatchingPlugin(SimplePlugin):
         self._classes = tuple(_with_children(workflows))
         made = [] if activities is None else _activities(activities, self._classes)
         self._sync = any(not inspect.iscoroutinefunction(each) for each in made)
+        self._parking = [ParkingInterceptor()] if made else []
 
         def pass_through(runner: WorkflowRunner | None) -> WorkflowRunner:
             if isinstance(runner, SandboxedWorkflowRunner):
@@ -130,6 +132,10 @@ class PatchingPlugin(SimplePlugin):
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
         """See base class."""
         config = super().configure_worker(config)
+        # Before all others, so that those see the failures as they were raised.
+        there = config.get("interceptors") or []
+        new = [each for each in self._parking if each not in there]
+        config["interceptors"] = [*new, *there]
         if self._sync and config.get("activity_executor") is None:
             slots = config.get("max_concurrent_activities") or 100
             # A tuner does not say how many slots it may come to have.

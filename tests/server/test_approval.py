@@ -40,6 +40,7 @@ from tests.gates import (
     GATE,
     HOURS,
     MIXED,
+    Bound,
     BrokenHook,
     Declared,
     Late,
@@ -521,6 +522,46 @@ async def test_early_votes_at_an_unknown_gate_are_judged_when_it_opens(client: C
     assert [each.by for each in asked.refused] == ["mallory"]
     assert asked.gates[0].refused == 1
     assert asked.held == 0
+
+
+@pytest.mark.parametrize("bound", [False, True])
+async def test_a_vote_about_another_plan_is_no_repeat(client: Client, bound: bool) -> None:
+    """Before the gate is known and while it is open, by update and by signal."""
+    async with desk(client) as here:
+        handle = await here.start(Bound, bound=bound, digest="one")
+        vote = gates(here, handle)
+        first = await vote.approve(by=ALICE, gate=GATE, digest="one")
+        with pytest.raises(Refused, match="has approved plan 'one' already"):
+            await vote.approve(by=ALICE, gate=GATE, digest="two")
+        await handle.signal(Bound.open)
+        await opened(handle)
+        assert await vote.approve(by=ALICE, gate=GATE, digest="one") == first
+        with pytest.raises(Refused, match="voted for another plan: gate 'release' shows 'one'"):
+            await vote.approve(by=ALICE, gate=GATE, digest="two")
+        await handle.signal("approve", Vote(by=ALICE, gate=GATE, digest="two"))
+        await vote.approve(by=BOB, gate=GATE, digest="one")
+        assert await handle.result() == f"approved by {ALICE}, {BOB}"
+        (refused,) = (await report(handle)).refused
+    assert "voted for another plan" in refused.reason
+
+
+@pytest.mark.parametrize(
+    ("digest", "said"),
+    [
+        ("", "is bound to a plan, so no vote can count without one: hand approval(digest=...)"),
+        ("x" * 201, "'digest' must have at most 200 characters (got 201)"),
+    ],
+)
+async def test_a_gate_at_which_no_vote_can_count_is_refused(
+    client: Client, digest: str, said: str
+) -> None:
+    """Bound to a plan that it does not show, or that no vote can name: it would wait for its timeout."""
+    async with desk(client) as here:
+        handle = await here.start(Bound, bound=True, digest=digest)
+        await handle.signal(Bound.open)
+        error = await failure(handle)
+    assert error.type == "InvalidRequest"
+    assert said in error.message
 
 
 async def test_votes_for_nobodys_gate_are_bounded(client: Client) -> None:

@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import attrs
 import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
@@ -23,16 +24,19 @@ from temporal_patching.client import Rollout
 from temporal_patching.models import (
     AuditReport,
     Explanation,
+    FleetHealth,
     GateReport,
     HostState,
     Outcome,
+    PatchRequest,
+    RolloutPlan,
     RolloutProgress,
     RolloutReport,
     Steered,
 )
-from temporal_patching.models._wire import from_json
-from temporal_patching.policy import ApprovalPolicy, FailureBudget, RolloutPolicy
-from temporal_patching.testing import FailAt, SimulatedFleet
+from temporal_patching.models._wire import from_json, to_json
+from temporal_patching.policy import ApprovalPolicy, FailureBudget, RolloutPolicy, Soak
+from temporal_patching.testing import FailAt, RefuseAt, SimulatedFleet
 from tests.rollouts import ALICE, BOB, CAROL, ask, ending, eventually, site
 from tests.workflows import QuickFleet
 
@@ -247,6 +251,43 @@ async def test_a_wave_is_skipped(client: Client, cli: Terminal, eu: str) -> None
     assert report.counts[HostState.SKIPPED] == 4 - len(fleet.started) > 0
 
 
+async def test_parked_hosts(client: Client, cli: Terminal, eu: str) -> None:
+    """Who looks sees which hosts wait, why, and the command that answers; each answer is carried out."""
+    bad = {f"{eu}-{n}": RefuseAt("perform_update", times=1) for n in (1, 2, 3)}
+    policy = RolloutPolicy(
+        pilot_hosts=0,
+        max_out_of_service=4,
+        failure_budget=FailureBudget(max_failures=4, stop_on_failed_wave=False),
+        on_host_failure="park",
+    )
+    async with site(client, SimulatedFleet({eu: 4}, faults=bad)) as here:
+        rollout = await here.start(ask(eu, policy=policy))
+
+        async def waits() -> bool:
+            return (await rollout.progress()).clusters[0].phase == "parked"
+
+        await eventually(waits)
+        fits(
+            await cli("status", rollout.id),
+            "3 parked hosts: retry, accept, restore or skip",
+            f"{eu}-1 FAILED perform_update: simulated refusal",
+            f"temporal-patching retry {rollout.id} --host {eu}-1 --by YOU",
+        )
+        fits(await cli("explain", rollout.id), "3 parked hosts wait for a person")
+        no = await cli("retry", rollout.id, "--host", f"{eu}-4", "--by", ALICE)
+        no.refused(3, "not parked")
+        step = ("--from-step", "stop_service")
+        no = await cli("retry", rollout.id, "--host", f"{eu}-1", *step, "--by", ALICE)
+        no.refused(3, "did you mean 'stop_services'")
+        for verb, host in (("retry", 1), ("accept", 2), ("restore", 3)):
+            done = await cli(verb, rollout.id, "--host", f"{eu}-{host}", "--by", ALICE)
+            fits(done, f"{verb} parked host '{eu}-{host}'")
+        report = await ending(rollout)
+        assert report.counts[HostState.PATCHED] == 3
+        assert report.counts[HostState.FAILED] == 1
+        fits(await cli("audit", rollout.id), f"accept parked host '{eu}-2'")
+
+
 async def test_pause_and_resume(client: Client, cli: Terminal, eu: str) -> None:
     """It waits for the host in flight and says which, then stands still, then goes on to the end."""
     fleet = SimulatedFleet({eu: 3})
@@ -319,6 +360,10 @@ async def test_watch_is_0_when_all_is_patched(client: Client, cli: Terminal, eu:
         fits(await cli("watch", rollout.id), "outcome PATCHED")
     assert (await cli("report", rollout.id, "--json")).read(RolloutReport).outcome == "PATCHED"
     assert (await cli("report", rollout.id)).code == 0
+    # Of a workflow that has ended the server says at once that nobody is there, or waits.
+    fits(await cli("watch", rollout.id), "outcome PATCHED")
+    for command in ("status", "rest"):
+        (await cli(command, rollout.id)).refused(5, "no worker answer")
 
 
 async def test_ctrl_c_ends_only_the_watching(client: Client, cli: Terminal, eu: str) -> None:
@@ -406,6 +451,121 @@ async def test_abort_now_names_the_host_that_is_held(
         assert f"out of service\n  {eu}-1" in shown.out
 
 
+# Before and after
+
+
+async def test_plan_then_start_just_that(
+    client: Client, cli: Terminal, eu: str, tmp_path: Path
+) -> None:
+    """A plan of a file is shown, touches nothing, and its --out starts exactly that, by the type's name."""
+    fleet = SimulatedFleet({eu: 6})
+    policy = RolloutPolicy(pilot_hosts=1, waves=[2, "100%"], max_parallel=2)
+    request = ask(eu, policy=policy, approvals={"wave-2": GATE})
+    file, out = tmp_path / "request.json", tmp_path / "planned.json"
+    file.write_text(json.dumps(to_json(request)), encoding="utf-8")
+    async with site(client, fleet) as here:
+        where = ("--task-queue", here.task_queue, "--type", "QuickFleet")
+        id = f"plan-{eu}"
+        ran = await cli("plan", str(file), *where, "--id", id, "--hosts", "--out", str(out))
+        fits(ran, id, "hosts 6 in 1 cluster", f"{eu} 6 hosts 2 at once 1 pilot, waves of 2, 3")
+        fits(ran, "gates wave-2", f"pilots {eu}-1", f"wave 1 {eu}-2, {eu}-3", f"{eu}-6")
+        assert "--type QuickFleet" in ran.out
+        assert f"--task-queue {here.task_queue}" in ran.out
+        assert "--id-reuse-policy RejectDuplicate" in ran.out
+        assert fleet.started == ()
+        again = await cli("plan", str(file), *where, "--id", id)
+        again.refused(3, "was used before: name another with --id")
+        told = (await cli("plan", str(file), *where, "--json")).read(RolloutPlan)
+        assert told.hosts == {eu: tuple(f"{eu}-{n}" for n in range(1, 7))}
+        planned = from_json(json.loads(out.read_text(encoding="utf-8")), PatchRequest)
+        assert planned == told.planned
+        rollout = await Rollout.start(
+            client,
+            "QuickFleet",
+            attrs.evolve(planned, approvals={}),
+            id=f"run-{eu}",
+            task_queue=here.task_queue,
+        )
+        assert (await rollout.result()).outcome is Outcome.PATCHED
+
+
+async def test_a_plan_that_is_refused(
+    client: Client, cli: Terminal, eu: str, tmp_path: Path
+) -> None:
+    """By the worker, by the plan, or as a file: why is said in a line, and no file is written."""
+    file, out = tmp_path / "request.json", tmp_path / "planned.json"
+
+    def asks(**fields: Any) -> str:
+        file.write_text(json.dumps(to_json(ask(eu, **fields))), encoding="utf-8")
+        return str(file)
+
+    soak = Soak(duration=timedelta(minutes=1), check_every=timedelta(seconds=30))
+    hosts = SimulatedFleet({eu: 3}).implementing("perform_update")
+    async with site(client, hosts) as here:
+        where = ("-t", here.task_queue, "--type", "QuickFleet", "--out", str(out))
+        ran = await cli("plan", asks(max_hosts=2), *where)
+        ran.refused(3, "refused: the plan is refused: 'max_hosts' is 2")
+        ran = await cli("plan", asks(policy=RolloutPolicy(soak=soak)), *where)
+        ran.refused(3, "'policy.soak.check_every' needs 'check_fleet_health'")
+    ran = await cli("plan", asks(), *where, "--namespace", "nope")
+    ran.refused(4, "Namespace nope is not found")
+    assert not out.exists()
+
+
+async def test_the_rest_of_a_rollout(
+    client: Client, cli: Terminal, eu: str, tmp_path: Path
+) -> None:
+    """JSON on stdout, or a file with how to start it; refused while it runs, and where nothing is left."""
+    fleet = SimulatedFleet({eu: 4}, faults={f"{eu}-2": FailAt("perform_update", retryable=False)})
+    out = tmp_path / "rest.json"
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=ONE_BY_ONE, approvals={"start": GATE}))
+        await in_phase(rollout, "gate")
+        (await cli("rest", rollout.id)).refused(3, "refused: ")
+        await rollout.approve(by=ALICE)
+        await ending(rollout)
+        request = (await cli("rest", rollout.id)).read(PatchRequest)
+        assert request.planned_hosts == {eu: (f"{eu}-2", f"{eu}-3", f"{eu}-4")}
+        ran = await cli("rest", rollout.id, "--requester", "dora@example.com", "--out", str(out))
+        fits(ran, "3 hosts in 1 cluster", f"{eu}-2, {eu}-3, {eu}-4", "--type QuickFleet")
+        written = from_json(json.loads(out.read_text(encoding="utf-8")), PatchRequest)
+        assert written == attrs.evolve(request, requester="dora@example.com")
+        good = await here.start(ask(eu, only_hosts=[f"{eu}-1"]))
+        await ending(good)
+        (await cli("rest", good.id)).refused(3, "nothing is left to do")
+
+
+async def test_watch_says_when_people_are_needed(client: Client, cli: Terminal, eu: str) -> None:
+    """At a gate, when it is paused, and when a look at the fleet is inconclusive: with the command to give."""
+    unknown = FleetHealth(verdict="inconclusive", message="no data")
+    fleet = SimulatedFleet({eu: 2}, health=[unknown, FleetHealth(verdict="healthy")])
+    soak = Soak(duration=timedelta(seconds=0.5), check_every=timedelta(seconds=0.5))
+    async with site(client, fleet) as here:
+        request = ask(eu, policy=RolloutPolicy(soak=soak), approvals={"start": GATE})
+        rollout = await here.start(request)
+        await in_phase(rollout, "gate")
+        watching = await cli.start("watch", rollout.id, "--every", "0.1")
+        assert watching.stdout is not None
+        seen = b""
+        while b"--by YOU" not in seen:
+            seen += await asyncio.wait_for(watching.stdout.readline(), ANSWER_WITHIN)
+        await rollout.approve(by=ALICE)
+        await in_phase(rollout, "paused")
+        paused = await cli("status", rollout.id)
+        fits(paused, "waits for resume; paused by policy", "no data")
+        fits(paused, f"answer temporal-patching resume {rollout.id} --by YOU")
+        while b"it is paused" not in seen:
+            seen += await asyncio.wait_for(watching.stdout.readline(), ANSWER_WITHIN)
+        await rollout.resume(by=ALICE)
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+        shown = await over(watching)
+        flat = " ".join(seen.decode().split())
+        assert "PEOPLE gate 'start' waits for 1 more vote: temporal-patching approve" in flat
+        assert f"PEOPLE it is paused: temporal-patching resume {rollout.id}" in " ".join(
+            (seen.decode() + shown.out).split()
+        )
+
+
 async def test_unknown_id(cli: Terminal, unique: str) -> None:
     """Every command says that there is no such rollout, and where it looked."""
     verb = ("--by", ALICE)
@@ -415,6 +575,7 @@ async def test_unknown_id(cli: Terminal, unique: str) -> None:
         ("explain",),
         ("audit", "--json"),
         ("report",),
+        ("rest",),
         ("approve", *verb),
         ("reject", *verb),
         ("pause", *verb),
@@ -422,10 +583,29 @@ async def test_unknown_id(cli: Terminal, unique: str) -> None:
         ("abort", "--yes", *verb),
         ("set", "--max-parallel", "1", *verb),
         ("skip", "--host", "h", *verb),
+        ("retry", "--host", "h", *verb),
+        ("accept", "--host", "h", *verb),
+        ("restore", "--host", "h", *verb),
     ):
         ran = await cli(arguments[0], unique, *arguments[1:])
         ran.refused(4, f"no workflow {unique!r}")
         assert "namespace 'default'" in ran.err
+
+
+async def test_unknown_namespace(cli: Terminal, unique: str) -> None:
+    """It is the namespace that is not there, and not the rollout: it is said so, by every command."""
+    for command, *options in (
+        ("status",),
+        ("watch",),
+        ("report", "--json"),
+        ("abort", "--yes", "--by", ALICE),
+        ("approve", "--by", ALICE),
+    ):
+        ran = await cli(command, f"Namespace-{unique}", "--namespace", "nope", *options)
+        ran.refused(4, "Namespace nope is not found")
+        assert "no workflow" not in ran.err
+    there = await cli("status", f"Namespace-{unique}")
+    there.refused(4, f"no workflow 'Namespace-{unique}'")
 
 
 async def test_no_worker(client: Client, cli: Terminal, task_queue: str, eu: str) -> None:

@@ -396,6 +396,27 @@ async def test_limits_over_all_clusters(client: Client, eu: str, us: str) -> Non
     assert again.most_in_flight() == 4
 
 
+async def test_slots_that_idle_at_the_end_of_a_cluster(client: Client, eu: str, us: str) -> None:
+    """While its last host is in flight, what a cluster has and cannot use goes to the others."""
+    fleet = SimulatedFleet({eu: 2, us: 4})
+    hosts = [f"{eu}-1", f"{eu}-2", f"{us}-1", f"{us}-2", f"{us}-3"]
+    for host in hosts:
+        fleet.hold("perform_update", host)
+    policy = attrs.evolve(ALL_AT_ONCE, max_parallel_total=4)
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, us, policy=policy))
+        for host in hosts[:4]:
+            await fleet.reached("perform_update", host)
+        assert sorted(fleet.started) == hosts[:4]
+        fleet.release("perform_update", f"{eu}-2")
+        await fleet.reached("perform_update", f"{us}-3")
+        assert (await rollout.cluster_progress(eu)).in_flight == (f"{eu}-1",)
+        for host in set(hosts) - {f"{eu}-2"}:
+            fleet.release("perform_update", host)
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+    assert fleet.most_in_flight() == 4
+
+
 # One rollout at a time on a host
 
 

@@ -104,7 +104,7 @@ async def test_start_gate(client: Client, eu: str) -> None:
             (3, "waiting"),
             (2, "waiting"),
         ]
-        assert len(progress.digest) == 64
+        assert len(progress.digest) == 32
         assert f"approval of gate 'start': 0 of 1 by {ALICE}, {BOB}" in progress.waits_for
         assert fleet.started == ()
         with pytest.raises(Refused, match="made the request and may not vote"):

@@ -314,6 +314,24 @@ async def test_skip_a_host_and_be_told_when_it_is_too_late(client: Client, eu: s
     assert reported(report, f"{eu}-2").reason
 
 
+async def test_only_parked_hosts_are_repaired(client: Client, eu: str) -> None:
+    """The refusal says what the host is, and what to do; whoever asks for another step is not parked either."""
+    fleet = SimulatedFleet({eu: 2})
+    fleet.hold("perform_update", f"{eu}-1")
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, policy=ONE_BY_ONE))
+        await fleet.reached("perform_update", f"{eu}-1")
+        for verb in (rollout.retry, rollout.accept, rollout.restore):
+            with pytest.raises(Refused, match="no host 'nobody' in the plan"):
+                await verb("nobody", by=ALICE)
+            with pytest.raises(Refused, match=r"not parked: only parked hosts can be .*rest_of"):
+                await verb(f"{eu}-1".upper(), by=ALICE)
+        with pytest.raises(InvalidRequest, match="'from_step' must be the name of a public method"):
+            await rollout.retry(f"{eu}-1", by=ALICE, from_step="no step")
+        fleet.release("perform_update", f"{eu}-1")
+        assert (await ending(rollout)).outcome is Outcome.PATCHED
+
+
 async def test_the_same_operation_is_answered_as_the_first_time(client: Client, eu: str) -> None:
     """The same verb again is done once and answered alike, also after the end."""
     fleet = SimulatedFleet({eu: 2})
@@ -665,3 +683,36 @@ async def test_explains_itself(client: Client, eu: str) -> None:
     assert report.outcome is Outcome.STOPPED
     assert why.waits == why.next == ()
     assert "1 host failed, 0 allowed" in why.stopped[0].why
+
+
+async def test_explains_what_is_decided_and_not_what_was_said(
+    client: Client, eu: str, us: str
+) -> None:
+    """While the pilots run their own budget is named; after a stop no cluster is "at its wave" any more."""
+    fleet = SimulatedFleet(
+        {eu: 3, us: 3}, faults={f"{us}-1": FailAt("perform_update", retryable=False)}
+    )
+    fleet.hold("perform_update", f"{eu}-1")
+    fleet.hold("check_service_health", f"{us}-1")
+    policy = RolloutPolicy(failure_budget=FailureBudget(max_failures=2))
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, us, policy=policy))
+        await fleet.reached("perform_update", f"{eu}-1")
+        await fleet.reached("check_service_health", f"{us}-1")
+        told = [each.why for each in (await rollout.explain()).next]
+        for name in (eu, us):
+            pilots = f"1 more failure among the pilots of cluster '{name}' would stop the rollout"
+            assert pilots in told
+            assert f"3 more failures in cluster '{name}' would stop the rollout" in told
+        fleet.release("check_service_health", f"{us}-1")
+        await in_phase(rollout, "stopping")
+        why = await rollout.explain()
+        assert why.next == ()
+        assert "pilots: 1 host failed, 0 allowed" in why.stopped[0].why
+        assert why.stopped[0].evidence[us] == "1 failed, 0 unreachable of 3; 2 allowed together"
+        (waits,) = [each for each in why.waits if eu in each.why]
+        assert waits.why == f"cluster '{eu}' stops: its hosts in flight have to end"
+        assert "others go to their end" in waits.evidence["they"]
+        assert (await rollout.progress()).waits_for.startswith(f"clusters {eu}")
+        fleet.release("perform_update", f"{eu}-1")
+        await ending(rollout)

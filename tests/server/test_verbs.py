@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import pytest
@@ -30,6 +30,7 @@ from temporal_patching.policy import (
     Soak,
     _verbs,
 )
+from temporal_patching.policy._repair import Repair
 from temporal_patching.policy._verbs import LEGAL, PHASES, VERBS, Verb
 from temporal_patching.testing import RefuseAt, SimulatedFleet
 from temporal_patching.workflow import _rollout_run
@@ -46,7 +47,18 @@ CALLS: Calls = {
     "abort": lambda rollout: rollout.abort(by=ALICE, reason="because"),
     "set_limits": lambda rollout: rollout.set_limits(by=ALICE, max_parallel=2, reason="because"),
     "skip": lambda rollout: rollout.skip(by=ALICE, wave=3, reason="because"),
+    "retry": lambda rollout: about_a_host(rollout, rollout.retry),
+    "accept": lambda rollout: about_a_host(rollout, rollout.accept),
+    "restore": lambda rollout: about_a_host(rollout, rollout.restore),
 }
+
+
+async def about_a_host(rollout: Rollout[Any], verb: Callable[..., Awaitable[Steered]]) -> Steered:
+    """Asks for the last host, which is not parked."""
+    (cluster,) = (await rollout.progress()).clusters
+    return await verb(f"{cluster.cluster}-4", by=ALICE, reason="because")
+
+
 BY_HAND: Mapping[Verb, Mapping[str, Any]] = {
     "pause": {"by": ALICE},
     "resume": {"by": ALICE},
@@ -118,6 +130,11 @@ async def test_each_verb_in_each_phase(client: Client, eu: str, verb: Verb, phas
             over = phase == "ended"
             said = "has ended" if over else f"cannot {verb} while {phase}"
             with pytest.raises(RolloutNotFound if over else Refused, match=said):
+                await CALLS[verb](rollout)
+            assert (await rollout.audit()).records == before
+            return
+        if verb in get_args(Repair) and verb != "skip":
+            with pytest.raises(Refused, match=r"is not parked: only parked hosts can be "):
                 await CALLS[verb](rollout)
             assert (await rollout.audit()).records == before
             return

@@ -24,9 +24,11 @@ from temporal_patching.models import (
     HostState,
     HostTask,
     Notice,
+    ParkedHost,
     PatchRequest,
     RolloutProgress,
     RolloutReport,
+    Steered,
     StepResult,
 )
 from temporal_patching.policy import (
@@ -162,6 +164,8 @@ async def start(client: Client, request: PatchRequest) -> None:
     assert_type(base, Rollout[SystemPatchWorkflow])
     own = await Rollout.start(client, OwnRun, request, id="c", task_queue="q")
     assert_type(own, Rollout[OwnRun])
+    named = await Rollout.start(client, "PatchWebFleet", request, id="h", task_queue="q")
+    assert_type(named, Rollout[SystemPatchWorkflow])
 
     # Temporal's own way works, too.
     assert_type(
@@ -178,6 +182,12 @@ async def operate(rollout: Rollout[PatchWebFleet], client: Client) -> None:
     assert_type(await rollout.approve(by="alice@example.com"), GateReport)
     assert_type(await rollout.reject(by="alice@example.com", reason="no"), GateReport)
     assert_type(await rollout.progress(), RolloutProgress)
+    assert_type(await rollout.retry("web-1", by="alice@example.com", from_step="reboot"), Steered)
+    assert_type(await rollout.accept("web-1", by="alice@example.com"), Steered)
+    assert_type(await rollout.restore("web-1", by="alice@example.com", reason="later"), Steered)
+    await rollout.retry("web-1")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await rollout.accept("web-1", by="a", from_step="reboot")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    assert_type((await rollout.progress()).clusters[0].parked, tuple[ParkedHost, ...])
     assert_type(await rollout.host_progress("web-1"), HostProgress)
     async for progress in rollout.watch():
         assert_type(progress, RolloutProgress)
@@ -210,6 +220,8 @@ def ask() -> PatchRequest:
         },
     )
     assert_type(request.clusters, tuple[str, ...])
+    RolloutPolicy(on_host_failure="park")
+    RolloutPolicy(on_host_failure="wait")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     RolloutPolicy(in_flight="kill")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     RolloutPolicy(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     ApprovalPolicy(approvers=["alice@example.com"])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -23,6 +23,7 @@ from temporalio.exceptions import CancelledError
 from temporalio.testing import ActivityEnvironment
 
 from temporal_patching.activity import Checkpoint
+from temporal_patching.activity._checkpoint import resume_from
 from temporal_patching.exceptions import CheckpointMismatch, InvalidRequest
 from temporal_patching.models import Host
 
@@ -159,6 +160,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.volume
 @given(st.lists(st.dictionaries(st.text(), JSON, min_size=1), min_size=1, max_size=5))
 def test_any_json_comes_back(values: list[dict[str, Any]]) -> None:
     """For any JSON values saved one after another, the next attempt gets the last one."""
@@ -292,6 +294,74 @@ def test_mismatch_starts_anew(details: list[Any], caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.WARNING):
         assert Heard(details).run(work) == (7, False)
     assert "do not fit Checkpoint(int)" in caplog.text
+
+
+# A host that was parked, and is retried
+
+
+@pytest.mark.parametrize(
+    ("details", "retried_with", "expected"),
+    [
+        ([], 3, (3, True)),
+        ([], None, (0, False)),
+        ([{"checkpoint": 5}], 3, (5, True)),
+        ([{"checkpoint": 5}], None, (5, True)),
+    ],
+)
+def test_a_retried_step_resumes(
+    details: list[Any], retried_with: object, expected: tuple[int, bool]
+) -> None:
+    """From what its last attempt left, else from what it had saved before its host was parked."""
+
+    def work() -> tuple[int, bool]:
+        resume_from(retried_with)
+        with Checkpoint(int, default=0) as checkpoint:
+            return checkpoint.value, checkpoint.resumed
+
+    assert Heard(details).run(work) == expected
+
+
+def test_a_retried_step_resumes_with_its_type() -> None:
+    """As from heartbeat details."""
+
+    def work() -> Frozen | None:
+        resume_from({"done": 3, "left": ["curl"]})
+        with Checkpoint(Frozen) as checkpoint:
+            return checkpoint.value
+
+    assert Heard().run(work) == Frozen(done=3, left=("curl",))
+
+
+async def test_a_retried_step_repeats_what_it_resumed_from() -> None:
+    """Until it saves: its heartbeats do not forget what is done."""
+    heard = Heard()
+
+    async def work() -> None:
+        resume_from(3)
+        every = timedelta(seconds=0.01)
+        async with Checkpoint(int, default=0, heartbeat_every=every) as checkpoint:
+            await until(lambda: len(heard.beats) >= 2)
+            assert heard.last == 3
+            checkpoint.save(4)
+
+    await heard.run(work)
+    assert heard.last == 4
+
+
+def test_a_retried_step_of_another_shape() -> None:
+    """It says what it is that does not fit, and that a retry by the step's name begins anew."""
+
+    def work(**options: Any) -> tuple[int, bool]:
+        resume_from("three")
+        with Checkpoint(int, default=7, **options) as checkpoint:
+            return checkpoint.value, checkpoint.resumed
+
+    with pytest.raises(CheckpointMismatch) as mismatch:
+        Heard().run(work)
+    said = str(mismatch.value)
+    assert "what was saved before the host was parked does not fit Checkpoint(int)" in said
+    assert "Retry from the step by its name, or choose on_mismatch='default'" in said
+    assert Heard().run(lambda: work(on_mismatch="default")) == (7, False)
 
 
 # Heartbeats

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from temporalio.service import RPCError, RPCStatusCode
 
-from temporal_patching.cli import _exits, _show
+from temporal_patching.cli import _exits, _show, _show_plan
 from temporal_patching.cli._commands import commands, run
 from temporal_patching.cli._main import BROKEN_PIPE
 from temporal_patching.exceptions import InvalidRequest, NotAnswered, Refused, RolloutNotFound
@@ -21,6 +21,7 @@ from temporal_patching.models import (
     AuditRecord,
     AuditReport,
     Because,
+    ClusterOutline,
     ClusterProgress,
     ClusterSummary,
     Explanation,
@@ -28,6 +29,8 @@ from temporal_patching.models import (
     HostReport,
     HostState,
     Outcome,
+    PatchRequest,
+    RolloutPlan,
     RolloutProgress,
     RolloutReport,
     Steered,
@@ -118,6 +121,37 @@ AUDIT = AuditReport(
 )
 STEERED = Steered(phase="pausing", message="pause", waits_for=PROGRESS.clusters[0].in_flight)
 
+PLAN = RolloutPlan(
+    rollout="plan-2026-11",
+    request=PatchRequest(clusters=["eu-1", "us-1"], requester="carol@example.com"),
+    digest="d" * 64,
+    clusters=(
+        ClusterOutline(
+            cluster="eu-1",
+            hosts=20,
+            pilots=1,
+            waves=(1,) * 19,
+            max_parallel=5,
+            gone=2,
+            came_later=("eu-1-99",) * 200,
+            came_later_omitted=3,
+        ),
+        ClusterOutline(cluster="us-1", ring=2, hosts=4, waves=(4,), max_parallel=2),
+    ),
+    hosts={
+        "eu-1": tuple(f"eu-1-{number}" for number in range(20)),
+        "us-1": tuple(f"us-1-{number}" for number in range(4)),
+    },
+    steps=("check_preconditions", "perform_update"),
+    gates=("start", "ring-2"),
+    windows="open: it does not close in the next 400 days",
+    least_duration=timedelta(hours=1, minutes=30),
+    health="not checked",
+)
+START = _show_plan.Start(
+    type="PatchWebFleet", task_queue="patching", file="a file.json", namespace="prod"
+)
+
 SAID: list[tuple[Any, Any, list[str]]] = [
     (
         PROGRESS,
@@ -131,6 +165,7 @@ SAID: list[tuple[Any, Any, list[str]]] = [
             "eu-1-9 and 50 more",
             "2 failed, 1 allowed",
             "open, 0 of 2 votes",
+            "answer temporal-patching approve patch-2026-11 --gate wave-2/eu-1 --by YOU",
             "approver-9@example.com and 20 more",
             "2026-11-25 02:05:01Z",
             "alice@example.com, 2026-11-24 22:05:01Z",
@@ -141,7 +176,16 @@ SAID: list[tuple[Any, Any, list[str]]] = [
             "3 not delivered",
         ],
     ),
-    (PROGRESS, lambda now: _show.changes(None, now), ["running, 60 in flight", "wave 2 37/200"]),
+    (
+        PROGRESS,
+        lambda now: _show.changes(None, now),
+        [
+            "running, 60 in flight",
+            "wave 2 37/200",
+            "PEOPLE gate 'wave-2/eu-1' waits for 2 more votes: temporal-patching approve",
+            "--gate wave-2/eu-1 --by YOU",
+        ],
+    ),
     (
         REPORT,
         _show.report,
@@ -154,6 +198,31 @@ SAID: list[tuple[Any, Any, list[str]]] = [
     ),
     (AUDIT, _show.audit, ["12 older", "2026-11-24 22:05:01Z", "pause", "(running → pausing)"]),
     (STEERED, _show.steered, ["pause", "phase pausing", "eu-1-9 and 50 more"]),
+    (
+        PLAN,
+        lambda plan: _show_plan.plan(plan, START, hosts=True),
+        [
+            "hosts 24 in 2 clusters",
+            "start, ring-2",
+            "takes 1:30:00 at least",
+            "us-1 ring 2 4 hosts 2 at once no pilots, wave of 4",
+            "eu-1 ring 1 20 hosts 5 at once 1 pilot, waves of 1, 1, 1",
+            "and 9 more",
+            "gone 2 are not there any more",
+            "came later 203 are left out: eu-1-99",
+            "pilots eu-1-0",
+            "wave 19 eu-1-19",
+            "d" * 64,
+            "not checked",
+            "--input-file 'a file.json'",
+            "--namespace prod",
+        ],
+    ),
+    (
+        PLAN.planned,
+        lambda rest: _show_plan.rest(rest, START),
+        ["24 hosts in 2 clusters", "eu-1-9 and 10 more", "--workflow-id NEW-ID"],
+    ),
     (GATES[1], _show.voted, ["gate wave-2/eu-1: open, 0 of 2 votes"]),
 ]
 
@@ -211,7 +280,9 @@ def test_only_what_has_changed_is_said(capsys: pytest.CaptureFixture[str]) -> No
     screen = _show.Screen(as_json=False)
     screen.say(_show.changes(PROGRESS, PROGRESS))
     assert capsys.readouterr().out == ""
-    first = RolloutProgress(rollout="r", gates=GATES[1:], clusters=PROGRESS.clusters[1:])
+    first = RolloutProgress(
+        rollout="patch-2026-11", gates=GATES[1:], clusters=PROGRESS.clusters[1:]
+    )
     screen.say(_show.changes(first, PROGRESS))
     printed = capsys.readouterr().out
     assert "gate start" in printed
@@ -260,17 +331,61 @@ def test_usage(
 
 
 @pytest.mark.parametrize("command", sorted(commands.commands))
-def test_no_server(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_server(command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Every command says in one line that there is no server, and ends with 5."""
-    own = {"set": ["--max-parallel", "5%"], "skip": ["--host", "eu-1-1"], "abort": ["--yes"]}
+    own = {
+        "set": ["--max-parallel", "5%"],
+        **{verb: ["--host", "eu-1-1"] for verb in ("skip", "retry", "accept", "restore")},
+        "abort": ["--yes"],
+        "plan": ["-t", "patching"],
+    }
     by = ["--by", "alice@example.com"]
-    looks = command in ("status", "watch", "explain", "audit", "report")
-    arguments = [command, "patch-1", *NOBODY, *own.get(command, []), *([] if looks else by)]
+    looks = command in ("status", "watch", "explain", "audit", "report", "plan", "rest")
+    request = tmp_path / "request.json"
+    request.write_text('{"clusters": ["eu-1"], "requester": "carol"}', encoding="utf-8")
+    what = str(request) if command == "plan" else "patch-1"
+    arguments = [command, what, *NOBODY, *own.get(command, []), *([] if looks else by)]
     assert run(arguments, program="temporal-patching") == _exits.NOT_ANSWERED
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.count("\n") == 1
-    assert "no server answered at 127.0.0.1:1" in printed.err
+    assert printed.err == "no server answered at 127.0.0.1:1: Connection refused\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "No such file"),
+        ("", "is no JSON"),
+        ("[1]", "request.json: "),
+        ('{"clusters": []}', "'clusters' must have at least 1 (got []) @ $.clusters"),
+        ('{"clusters": ["eu-1"], "requester": "c", "wave": 1}', "extra fields found (wave) @ $"),
+    ],
+)
+def test_a_request_is_checked_before_it_is_sent(
+    text: str | None, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """What is wrong with the file is said with its path, with 2, and no server is asked."""
+    file = tmp_path / "request.json"
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    assert run(["plan", str(file), "-t", "patching", *NOBODY], program="p") == _exits.INVALID
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert said in " ".join(printed.err.split()), printed.err
+
+
+def test_where_the_request_goes_is_checked_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A folder that is not there is no surprise after the dry run."""
+    for out in (str(tmp_path), str(tmp_path / "no" / "planned.json")):
+        assert run(["rest", "patch-1", "--out", out, *NOBODY], program="p") == _exits.INVALID
+        assert "'--out'" in capsys.readouterr().err
+    file = tmp_path / "request.json"
+    file.write_text('{"clusters": ["eu-1"], "requester": "carol"}', encoding="utf-8")
+    assert run(["plan", str(file), *NOBODY], program="p") == _exits.INVALID
+    assert "Missing option '--task-queue'" in capsys.readouterr().err
 
 
 def test_the_configuration_file_is_the_temporal_commands(

@@ -6,6 +6,7 @@ import itertools
 import random
 from datetime import datetime, timedelta, timezone
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -183,6 +184,55 @@ def test_a_mind_may_be_changed_to_a_reject() -> None:
     """Approve, then reject, while the gate is open: the reject counts and ends it."""
     state = cast(cast(ballot(quorum=2), yes("alice@example.com")), no("alice@example.com"))
     assert (state.outcome, state.approvals) == ("rejected", 0)
+
+
+PLANS = ["", "one", "two"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(PEOPLE[:3]), st.booleans(), st.sampled_from(PLANS))),
+    st.sampled_from([None, *PLANS]),
+    st.booleans(),
+)
+def test_an_approval_counts_for_no_other_plan(
+    votes: list[tuple[str, bool, str]], shown: str | None, bound: bool
+) -> None:
+    """Whatever is answered as counted is about the plan that its voter has named, also the second time."""
+    policy = ApprovalPolicy(approvers=PEOPLE[:3], quorum=3, timeout=HOUR, bound_to_plan=bound)
+    state = Ballot(gate="start", policy=policy, digest=shown)
+    for by, approve, plan in votes:
+        vote = CastVote(by=by, approve=approve, digest=plan)
+        if why_refused(state, vote) is None:
+            state = cast(state, vote)
+            (counted,) = (each for each in state.votes if each.by == by)
+            assert counted.approve == approve
+            assert counted.digest == plan or shown in {counted.digest or shown, plan or shown}
+            assert not plan or not shown or plan == shown
+            assert plan or not approve or not bound
+            assert why_refused(state, vote) is None, "the same again is answered as the first time"
+            assert cast(state, vote) == state
+
+
+def test_the_same_vote_is_about_the_same_plan() -> None:
+    """One that names another plan is no repeat: it is refused, early and late; a reject may follow."""
+    early = cast(
+        ballot(quorum=2, is_open=False), attrs.evolve(yes("alice@example.com"), digest="one")
+    )
+    for plan, said in (
+        ("one", None),
+        ("two", "has approved plan 'one' already"),
+        ("", "'one' already"),
+    ):
+        why = why_refused(early, attrs.evolve(yes("alice@example.com"), digest=plan))
+        assert (why is None) if said is None else (said in (why or ""))
+    assert why_refused(early, no("alice@example.com")) is None
+    late = cast(attrs.evolve(ballot(quorum=2), digest="one"), yes("alice@example.com"))
+    assert is_repeat(late, attrs.evolve(yes("alice@example.com"), digest="one"))
+    other = why_refused(late, attrs.evolve(yes("alice@example.com"), digest="two"))
+    assert other == "'alice@example.com' has voted for another plan: gate 'start' shows 'one'"
+    plain = attrs.evolve(ballot(), digest="")
+    about_none = why_refused(plain, attrs.evolve(yes("alice@example.com"), digest="two"))
+    assert about_none == "gate 'start' is about no plan: vote without 'digest' (got 'two')"
 
 
 @pytest.mark.parametrize("end", [expired, cancelled])

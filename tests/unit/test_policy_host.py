@@ -136,8 +136,9 @@ class HostRun:
                 assert checks, "without a health check it is held"
                 assert self.healthy == checks, "it returns only if it is healthy as it is now"
                 assert not self.ill
-        if step.kind == "takes":
-            self.took.append(step.name)
+        if step.kind == "takes":  # in the order of the steps, also if it is taken again
+            took = {*self.took, step.name}
+            self.took = [each.name for each in self.state.steps if each.name in took]
         if step.kind != "health" and not step.returns_to_service:
             self.healthy = set()
 
@@ -226,8 +227,11 @@ def check(run: HostRun) -> None:
         assert state.cancelled is not None
         assert reason(state)
     if not touched and state.cancelled is not None:
-        # A check that found that nothing is needed, cancelled or not, has found it.
-        assert outcome is (HostState.UNCHANGED if state.not_needed else HostState.CANCELLED)
+        # A check that found that nothing is needed, cancelled or not, has found it; but a host that could
+        # not be given back is no success.
+        kept = state.not_needed and state.failure is not None
+        found = HostState.UNCHANGED if state.not_needed else HostState.CANCELLED
+        assert outcome in ((HostState.FAILED, HostState.UNREACHABLE) if kept else (found,))
     failed = None if state.failure is None else state.failure.step
     if failed != "before_host":
         assert failed == run.first_failure, "the first failure is the one that is told"
@@ -252,9 +256,8 @@ def check(run: HostRun) -> None:
     assert outcome is not HostState.NOT_STARTED
 
 
-def simulate(seed: int) -> HostRun:
-    """A host to which anything happens: failures, cancels at any moment, odd answers."""
-    rng = random.Random(seed)
+def any_procedure(rng: random.Random) -> Procedure:
+    """One of the procedures, without some of its steps."""
     procedure = rng.choice([*PROCEDURES.values()])
     keep = {step.name for step in procedure if step.kind == "update" or rng.random() < 0.9}
     keep -= {step.name for step in procedure if step.closed_by and step.closed_by not in keep}
@@ -263,7 +266,13 @@ def simulate(seed: int) -> HostRun:
         for step in procedure
         if step.name in keep
     )
-    run = HostRun(Procedure(steps=steps, reboot=rng.choice(["never", "if_needed", "always"])))
+    return Procedure(steps=steps, reboot=rng.choice(["never", "if_needed", "always"]))
+
+
+def simulate(seed: int) -> HostRun:
+    """A host to which anything happens: failures, cancels at any moment, odd answers."""
+    rng = random.Random(seed)
+    run = HostRun(any_procedure(rng))
     trouble = rng.choice([0.0, 0.05, 0.2, 0.5])
     cancel = rng.choice([0.0, 0.0, 0.1, 0.3])
     first: list[HostEvent] = [Started()]

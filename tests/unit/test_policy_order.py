@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 from temporal_patching.exceptions import InvalidRequest
 from temporal_patching.models._wire import from_json, to_json
 from temporal_patching.policy import _order
-from temporal_patching.policy._order import HostOrder, OrderBy, domain_of, ordered
+from temporal_patching.policy._order import (
+    HostOrder,
+    OrderBy,
+    domain_of,
+    ordered,
+    why_no_domains,
+)
 from temporal_patching.policy._rules import canonical
 from tests.strategies import names, words
 
@@ -230,6 +236,32 @@ def test_hosts_without_the_label_are_one_domain() -> None:
     assert domain_of(HostOrder(), {"rack": "r1"}) == ""
     hosts = [("a", "", False), ("b", "", False), ("c", "r1", False)]
     assert place(hosts, SPREAD) == ["a", "c", "b"]
+
+
+RACKS = HostOrder(by="spread", domain_label="rack")
+
+
+@pytest.mark.parametrize(
+    ("order", "labels", "said"),
+    [
+        (
+            RACKS,
+            [{"Rack": "r1"}, {"zone": "a"}],
+            "no host has, did you mean 'Rack'?; they have 'Rack', ",
+        ),
+        (RACKS, [{}, {}], "they have no labels at all"),
+        (RACKS, [{"rack": " "}, {"rack": ""}], "(got 'rack', which no host has"),
+        (RACKS, [{}, {"rack": "r1"}], None),
+        (RACKS, [], None),
+        (HostOrder(), [{}, {}], None),
+    ],
+)
+def test_a_label_that_no_host_has(
+    order: HostOrder, labels: list[dict[str, str]], said: str | None
+) -> None:
+    """It would make one domain of all hosts: it is refused, and says what they have instead."""
+    why = why_no_domains(order, labels)
+    assert why is None if said is None else said in (why or ""), why
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from temporal_patching.policy import FailureBudget, Outcome, RolloutPolicy
 from temporal_patching.policy._amount import rounded_down
+from temporal_patching.policy._repair import PendingRepair, Repair
 from temporal_patching.policy._rollout import (
     AbortRequested,
     CancelCluster,
@@ -21,6 +22,7 @@ from temporal_patching.policy._rollout import (
     ClusterNotPlanned,
     ClusterPlanned,
     ClusterProgressed,
+    ClusterView,
     EndRollout,
     GatePassed,
     GateShut,
@@ -28,6 +30,7 @@ from temporal_patching.policy._rollout import (
     OpenGate,
     PauseRequested,
     PlanLimits,
+    RepairRequested,
     ResumeRequested,
     RolloutCommand,
     RolloutEvent,
@@ -37,7 +40,9 @@ from temporal_patching.policy._rollout import (
     WindowChanged,
     WindowsClosed,
     decide,
+    failures_of,
     gate_before,
+    hosts_may_start,
     is_paused,
     pause_of,
     rollout_state,
@@ -47,6 +52,7 @@ from temporal_patching.policy._rules import did_you_mean
 from temporal_patching.policy._verbs import Asked, why_refused
 
 SEEDS = 6_000
+REPAIRS: tuple[Repair, ...] = get_args(Repair)
 
 
 # What a cluster reads out of its view when it is told, beside pauses, windows and limits
@@ -98,6 +104,27 @@ class Cluster:
     quiet: bool = False
     """It has said that it stands still, after it was last told about a pause."""
     failed: int = 0
+    needs: int = 10**9
+    """How many slots it can use at most, as it has told."""
+
+    @property
+    def counts(self) -> int:
+        """Slots that it has and can use; one at least, until it is told to end."""
+        if not self.granted or self.ended:
+            return 0
+        return min(self.slots or 0, self.needs if self.stopping else max(self.needs, 1))
+
+    parked: set[str] = attrs.field(factory=set[str])
+    """Hosts that wait for a person. They have failed."""
+    asked: list[PendingRepair] = attrs.field(factory=list[PendingRepair])
+    """What it was told to do with them, not taken up yet."""
+    repaired: int = 0
+
+    def said(self) -> dict[str, Any]:
+        """What it tells of its hosts."""
+        counts = {"acted": self.failed, "failed": self.failed, "unreachable": 0}
+        parked = dict.fromkeys(sorted(self.parked), "perform_update")
+        return {**counts, "parked": parked, "repaired": self.repaired}
 
     @property
     def stopping(self) -> bool:
@@ -130,6 +157,11 @@ class RolloutRun:
         self.state, commands = decide(before, event)
         if isinstance(event, (ClusterPlanned, ClusterNotPlanned)):
             self.clusters[event.cluster].planned = True
+        if isinstance(event, ClusterPlanned):
+            self.clusters[event.cluster].needs = len(event.hosts)
+        if isinstance(event, ClusterProgressed) and event.needs is not None:
+            cluster = self.clusters[event.cluster]
+            cluster.needs = min(cluster.needs, event.needs)
         if isinstance(event, ClusterEnded):
             self.clusters[event.cluster].ended = True
         if isinstance(event, GatePassed) and event.gate in self.open_gates:
@@ -139,6 +171,8 @@ class RolloutRun:
         if isinstance(event, (PauseRequested, ResumeRequested)):
             for cluster in self.clusters.values():
                 cluster.quiet = False
+        if isinstance(event, RepairRequested) and event.how == "restore":
+            self.clusters[event.cluster].quiet = False  # it moves, whatever holds
         if isinstance(event, LimitsRequested):
             self.lowered = True
         if isinstance(event, AbortRequested):
@@ -146,11 +180,13 @@ class RolloutRun:
         followed = [each for command in commands for each in self.take(command)]
         self.commands += followed
         if not isinstance(
-            event, (PauseRequested, ResumeRequested, LimitsRequested, SkipRequested)
+            event,
+            (PauseRequested, ResumeRequested, LimitsRequested, SkipRequested, RepairRequested),
         ):  # those are refused when they are no news, or answered as the first time
             assert decide(self.state, event) == (self.state, ()), "told twice"
         self.check_grants()
         self.check_pause()
+        self.check_parked()
         assert self.over == (self.state.phase == "ended")
         return followed
 
@@ -185,7 +221,12 @@ class RolloutRun:
         if view.stop is not None and view.stop not in cluster.told:
             assert not cluster.told, "the first reason stays"
             cluster.told.append(view.stop)
+            cluster.quiet = False  # what stands still is given back
             followed.append(StopCluster(cluster.name, view.stop))
+        for repair in view.repairs:
+            if repair.number > max([cluster.repaired, *(each.number for each in cluster.asked)]):
+                assert repair.host in cluster.parked, "only what is parked"
+                cluster.asked.append(repair)
         if view.opened != cluster.opened:
             assert view.opened > cluster.opened, "a gate that is passed stays passed"
             for wave in view.opened:
@@ -199,11 +240,12 @@ class RolloutRun:
         """What holds whenever a cluster is granted slots."""
         assert all(each.planned or each.ended for each in self.clusters.values())
         assert "start" in self.passed or "start" not in self.state.gates, "nothing before the gate"
-        assert not self.aborted
         more = slots is None or (cluster.slots is not None and slots > cluster.slots)
+        assert not (more and self.aborted)
         assert not (more and cluster.stopping), "nothing is granted to who was told to stop"
         if not self.lowered and cluster.granted:
-            assert more, "a grant is taken back only if a limit was lowered"
+            given_back = slots is not None and slots >= max(cluster.needs, 1)
+            assert more or given_back, "a grant is taken back only if a limit was lowered"
         rings = self.state.policy.rings
         for number, ring in enumerate(rings, start=1):
             if cluster.name in ring:
@@ -253,23 +295,58 @@ class RolloutRun:
     def check_grants(self) -> None:
         """Never more slots than max_parallel_total, and without one as many as the plan says."""
         policy = self.state.policy
-        if self.state.phase != "running":
+        strict = policy.total_failure_budget is not None and policy.total_failure_budget.strict
+        if self.state.phase != "running" or strict:
             return
         running = [
             each
             for each in self.clusters.values()
             if each.granted and not each.ended and not each.stopping
         ]
+        budget = policy.total_failure_budget
+        if budget is not None and budget.strict:
+            assert isinstance(budget.max_failures, int)
+            failed = sum(view.failed for view in self.state.clusters)
+            left = sum(each.counts for each in self.clusters.values())
+            assert failed + left <= budget.max_failures + 1, "it could be overshot"
+            return
         if policy.max_parallel_total is None:
             assert all(each.slots is None for each in running)
             return
         hosts = sum(view.hosts for view in self.state.clusters)
         total = max(rounded_down(policy.max_parallel_total, hosts), 1)
-        assert sum(each.slots or 0 for each in running) <= total
+        idle = total - sum(each.counts for each in self.clusters.values())
+        assert self.lowered or idle >= 0, "never more than the total"
+        assert sum(each.counts for each in running) <= total
+        self.check_idle(running, idle)
         assert all(each.slots is not None for each in running)
         assert self.lowered or all(each.slots for each in running)
         if running and not any(each.stopping and not each.ended for each in self.clusters.values()):
             assert any(each.slots for each in running), "somebody goes on"
+
+    def check_idle(self, running: list[Cluster], idle: int) -> None:
+        """No slot idles while a cluster that works, or may begin, could use it."""
+        views = {view.name: view for view in self.state.clusters}
+        if idle > 0:
+            for each in running:
+                assert each.counts >= min(views[each.name].max_parallel, each.needs), (
+                    "it could use it"
+                )
+            if self.state.policy.max_parallel_clusters is None and not self.state.policy.rings:
+                assert all(each.granted or each.ended for each in self.clusters.values())
+
+    def check_parked(self) -> None:
+        """One answer a host, and none of a cluster that has ended; what is asked is in order."""
+        for view in self.state.clusters:
+            asked = [each.host for each in view.repairs]
+            assert not set(asked) & set(view.parked), "answered, it does not wait"
+            assert len(asked) == len(set(asked))
+            numbers = [each.number for each in view.repairs]
+            assert numbers == sorted(set(numbers))
+            assert all(number <= view.repairs_asked for number in numbers)
+            if view.phase == "ended":
+                assert not view.parked
+                assert not asked
 
     def check_pause(self) -> None:
         """It is paused only if every cluster that has not ended said so after it was told."""
@@ -350,7 +427,7 @@ def some_gates(rng: random.Random, clusters: tuple[str, ...], rings: int) -> tup
     """Gates, by chance: of waves, for all and for one, and of rings."""
     waves = ("promote", "wave-2", "wave-3")
     every = [*waves, *(f"{wave}/{rng.choice(clusters)}" for wave in waves)]
-    every += [f"ring-{number}" for number in range(2, rings + 1)]
+    every += [f"ring-{number}" for number in range(1, rings + 1)]
     share = rng.choice([0.0, 0.3, 0.8])
     return tuple(gate for gate in every if rng.random() < share)
 
@@ -371,8 +448,19 @@ def asked_by_somebody(rng: random.Random, run: RolloutRun) -> Asked:
         LimitsRequested(policy=policy),
         SkipRequested(cluster=where, wave=rng.randint(1, 3)),
         SkipRequested(cluster=rng.choice([*run.clusters]), hosts=frozenset({"c0-0"})),
+        *some_repair(rng, run),
+        *some_repair(rng, run),
     ]
     return rng.choice(verbs)
+
+
+def some_repair(rng: random.Random, run: RolloutRun) -> list[Asked]:
+    """Something is asked for a parked host, if there is one."""
+    parked = [(view.name, host) for view in run.state.clusters for host in sorted(view.parked)]
+    if not parked:
+        return []
+    cluster, host = rng.choice(parked)
+    return [RepairRequested(cluster=cluster, host=host, how=rng.choice(REPAIRS))]
 
 
 def play(rng: random.Random, policy: RolloutPolicy | None = None) -> RolloutRun:
@@ -405,6 +493,9 @@ def play(rng: random.Random, policy: RolloutPolicy | None = None) -> RolloutRun:
                 run.tell(ResumeRequested())
             if not run.state.window_open:
                 run.tell(WindowChanged(True))
+            for asked in some_repair(rng, run):
+                if why_refused(run.state, asked) is None:
+                    run.tell(asked)
         play_a_turn(
             rng, run, trouble=trouble, death=death, abort=abort, steers=steers, closes=closes
         )
@@ -429,6 +520,9 @@ def play_a_turn(
         if why_refused(run.state, asked) is None:
             run.tell(asked)
         run.tell(WindowChanged(rng.random() < 0.7))
+    for repair in some_repair(rng, run) if rng.random() < 0.2 else ():
+        if why_refused(run.state, repair) is None:
+            run.tell(repair)
     if rng.random() < closes:
         run.tell(WindowsClosed("the windows have closed", for_good=rng.random() < 0.3))
     waiting = [gate for gate in run.open_gates if gate not in run.passed]
@@ -443,7 +537,8 @@ def play_a_turn(
         [each for each in run.clusters.values() if not each.ended] or [*run.clusters.values()]
     )
     if rng.random() < death:
-        run.tell(ended(cluster.name, Outcome.STOPPED, "terminated"))
+        died = ended(cluster.name, Outcome.STOPPED, "terminated")
+        run.tell(attrs.evolve(died, reported=False))
     elif not cluster.planned and not cluster.stopping:
         if rng.random() < 0.05:
             run.tell(ClusterNotPlanned(cluster=cluster.name, problem="no inventory"))
@@ -463,7 +558,9 @@ def play_a_turn(
 def goes_on(rng: random.Random, run: RolloutRun, cluster: Cluster, trouble: float) -> None:
     """A cluster that has its list tells something, where it has something to tell."""
     (view,) = (each for each in run.state.clusters if each.name == cluster.name)
-    counts: dict[str, Any] = {"acted": cluster.failed, "failed": cluster.failed, "unreachable": 0}
+    if cluster.asked and rng.random() < 0.5:
+        take_up(rng, cluster)
+    counts = cluster.said()
     still: dict[str, Any] = {"at_gate": cluster.at_gate, **counts}
     if pause_of(run.state, view) is not None:
         progressed(run, cluster.name, quiet=rng.random() < 0.5, **still)
@@ -478,15 +575,35 @@ def goes_on(rng: random.Random, run: RolloutRun, cluster: Cluster, trouble: floa
         cluster.at_gate = None
         bad = rng.random() < trouble
         cluster.failed += bad
-        counts = {"acted": cluster.failed, "failed": cluster.failed, "unreachable": 0}
-        stopped = "too many" if bad and rng.random() < 0.3 else None
-        if stopped is None and rng.random() < 0.4 and not cluster.gates:
+        if bad and rng.random() < 0.9:
+            cluster.parked.add(f"{cluster.name}-{cluster.failed}-{rng.randint(0, 99)}")
+        stopped = "too many" if bad and rng.random() < 0.15 else None
+        if stopped is not None:
+            cluster.parked.clear()
+        counts = cluster.said()
+        done = {name: counts[name] for name in ("acted", "failed", "unreachable")}
+        if rng.random() < 0.3:  # it may be an old message, which says more than a newer one
+            needs = rng.choice([cluster.needs, cluster.needs + 1, rng.randint(0, 9)])
+            counts["needs"] = max(needs, len(cluster.parked) + len(cluster.asked))
+        waits = cluster.parked or cluster.asked
+        if stopped is None and rng.random() < 0.4 and not cluster.gates and not waits:
             outcome = Outcome.PARTIAL if cluster.failed else Outcome.PATCHED
-            run.tell(ended(cluster.name, outcome, **counts))
+            run.tell(ended(cluster.name, outcome, **done))
         else:
             run.tell(ClusterProgressed(cluster=cluster.name, stopped=stopped, **counts))
             if stopped:
-                run.tell(ended(cluster.name, Outcome.STOPPED, stopped, **counts))
+                run.tell(ended(cluster.name, Outcome.STOPPED, stopped, **done))
+
+
+def take_up(rng: random.Random, cluster: Cluster) -> None:
+    """A cluster does what it was asked for a parked host: that may help."""
+    repair = cluster.asked.pop(0)
+    cluster.repaired = repair.number
+    cluster.parked.discard(repair.host)
+    if repair.how in ("retry", "accept") and rng.random() < 0.5:
+        cluster.failed -= 1
+    elif repair.how != "skip" and rng.random() < 0.3:
+        cluster.parked.add(repair.host)
 
 
 def check(run: RolloutRun) -> None:
@@ -517,6 +634,7 @@ def a_policy(rng: random.Random, clusters: tuple[str, ...]) -> RolloutPolicy:
     )
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("block", range(6))
 def test_any_order_of_events_ends(block: int) -> None:
     """Thousands of rollouts: grants keep their sums, nothing runs before its gates, each one ends."""
@@ -533,6 +651,7 @@ def test_any_order_of_events_ends_property(seed: int) -> None:
     check(play(random.Random(seed)))
 
 
+@pytest.mark.volume
 def test_the_simulation_reaches_every_outcome() -> None:
     """The simulated rollouts end in every way that a rollout can decide by itself, and are steered."""
     runs = [play(random.Random(seed)) for seed in range(1_000)]
@@ -548,6 +667,7 @@ def test_the_simulation_reaches_every_outcome() -> None:
     assert any("/" in gate for run in runs for gate in run.open_gates)
     granted = [each for run in runs for each in run.commands if isinstance(each, GrantSlots)]
     assert sum(each.slots == 0 for each in granted) > 5, "slots are taken back"
+    assert sum(each.repaired for run in runs for each in run.clusters.values()) > 100
 
 
 # The plan
@@ -655,6 +775,20 @@ def test_all_problems_of_a_plan_at_once() -> None:
     planned(flood, "a")
     planned(flood, "b", hosts=names("a", 100))
     assert refused(flood).endswith("; and 80 more")
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_plan_that_can_never_start_is_refused(dry_run: bool, before: int) -> None:
+    """Windows that never open are a problem like the others, a dry run or not, whenever it is known."""
+    run = new({"a": 1, "b": 9}, gate=True, dry_run=dry_run, max_hosts=5)
+    never = WindowsClosed("closed for good", for_good=True)
+    for cluster in ("a", "b")[:before]:
+        planned(run, cluster)
+    run.tell(never)
+    for cluster in ("a", "b")[before:]:
+        planned(run, cluster)
+    assert refused(run) == "closed for good; 'max_hosts' is 5, but the clusters have 10 hosts"
 
 
 def test_hints_of_a_large_fleet_take_no_time() -> None:
@@ -775,6 +909,47 @@ def test_no_cluster_gets_more_than_it_can_use() -> None:
     assert planned(run, "b", max_parallel=9) == [GrantSlots("a", 1), GrantSlots("b", 5)]
 
 
+def test_slots_that_a_cluster_cannot_use_go_to_others() -> None:
+    """At its end it has fewer hosts than slots: the others get them at once, and it need not be told."""
+    policy = RolloutPolicy(max_parallel_total=6, max_parallel_clusters=2, max_parallel=5)
+    run = running({"a": 9, "b": 9, "c": 9}, policy)
+    assert run.commands == [GrantSlots("a", 3), GrantSlots("b", 3)]
+    assert progressed(run, "a", needs=3) == []
+    assert progressed(run, "a", needs=2) == [GrantSlots("b", 4)]
+    assert progressed(run, "a", needs=1) == [GrantSlots("b", 5)]
+    assert progressed(run, "a", needs=3) == [], "an old message takes nothing back"
+    assert progressed(run, "b", needs=4) == []
+    assert run.tell(ended("a")) == [GrantSlots("c", 2)]
+
+
+def test_a_small_cluster_gets_no_more_than_its_hosts() -> None:
+    """As many at once as a cluster may have is more than it has."""
+    run = running({"a": 2, "b": 9}, RolloutPolicy(max_parallel_total=7, max_parallel=5))
+    assert run.commands == [GrantSlots("a", 2), GrantSlots("b", 5)]
+
+
+def test_what_a_stopping_cluster_cannot_use_goes_to_others() -> None:
+    """It starts nothing: it needs slots for its hosts in flight, down to none."""
+    policy = RolloutPolicy(max_parallel_total=6, max_parallel=5, stop_scope="cluster")
+    run = running({"a": 9, "b": 9}, policy)
+    assert progressed(run, "a", failed=1, stopped="1 host failed", needs=2) == [GrantSlots("b", 4)]
+    assert progressed(run, "a", failed=1, stopped="1 host failed", needs=0) == [GrantSlots("b", 5)]
+
+
+def test_a_strict_budget_holds_while_slots_move() -> None:
+    """What one cluster can still lose and what the others can is never more than the budget."""
+    budget = FailureBudget(max_failures=3, strict=True)
+    run = running({"a": 2, "b": 9}, RolloutPolicy(total_failure_budget=budget, max_parallel=9))
+    run.lowered = True  # a failure uses up a slot
+    assert [view.risk for view in run.state.clusters] == [2, 2]
+    progressed(run, "a", acted=1, needs=1)
+    assert [view.risk for view in run.state.clusters] == [1, 3]
+    progressed(run, "a", acted=2, failed=1, needs=0)
+    assert [view.risk for view in run.state.clusters] == [1, 3]
+    progressed(run, "b", acted=2, failed=2, needs=7)
+    assert [view.slots for view in run.state.clusters] == [0, 1]
+
+
 # Stops
 
 
@@ -827,13 +1002,15 @@ def test_failures_add_up_over_all_clusters() -> None:
     assert commands == [StopCluster("b", reason), StopCluster("c", reason)]
 
 
-def test_counts_are_cumulative() -> None:
-    """Neither an old message nor an end without a report makes failures undone."""
+def test_only_an_end_without_a_report_keeps_the_larger_counts() -> None:
+    """A newer message replaces an older one, since a repair makes failures fall; nobody's silence does."""
     policy = RolloutPolicy(total_failure_budget=FailureBudget(max_failures=3), stop_scope="cluster")
     run = running({"a": 10, "b": 10}, policy)
     run.tell(ClusterProgressed(cluster="a", acted=5, failed=2, unreachable=1))
-    run.tell(ClusterProgressed(cluster="a", acted=4, failed=1, unreachable=0))
-    run.tell(ended("a", Outcome.STOPPED, "its workflow ended without a report"))
+    lost = attrs.evolve(ended("a", Outcome.STOPPED, "it ended without a report"), reported=False)
+    told = attrs.evolve(lost, reported=True)
+    assert failures_of(decide(run.state, told)[0].clusters[0]) == 0
+    run.tell(lost)
     assert run.tell(ClusterProgressed(cluster="b", acted=1, failed=1, unreachable=0)) == [
         StopCluster("b", "over all clusters: 4 hosts failed, 3 allowed")
     ]
@@ -880,17 +1057,6 @@ def test_the_first_of_several_reasons_stays() -> None:
     run.tell(ended("a", Outcome.STOPPED, "1 host failed"))
     run.tell(ended("b", Outcome.STOPPED, "2 hosts failed"))
     assert run.state.reason == "cluster 'a': 1 host failed"
-
-
-def test_an_old_message_takes_no_sample_back() -> None:
-    """The sample of a percentage is cumulative, too."""
-    budget = FailureBudget(max_failures="10%", min_sample=8)
-    run = running({"a": 10, "b": 10}, RolloutPolicy(total_failure_budget=budget))
-    run.tell(ClusterProgressed(cluster="a", acted=7, failed=3, unreachable=0))
-    run.tell(ClusterProgressed(cluster="a", acted=1, failed=1, unreachable=0))
-    assert run.state.outcome is None
-    run.tell(ClusterProgressed(cluster="b", acted=1, failed=0, unreachable=0))
-    assert run.state.reason == "over all clusters: 3 hosts failed, 2 allowed"
 
 
 # Gates before waves and rings
@@ -1031,3 +1197,99 @@ def test_a_resume_of_all_resumes_every_cluster() -> None:
     assert [pause_of(run.state, view) for view in run.state.clusters] == ["step", "host"]
     run.tell(ResumeRequested())
     assert [pause_of(run.state, view) for view in run.state.clusters] == [None, None]
+
+
+# Parked hosts
+
+
+def failed_and_parked(run: RolloutRun, cluster: str, **news: Any) -> list[Followed]:
+    """The first host of a cluster has failed and waits for a person."""
+    host = f"{cluster}-0"
+    run.clusters[cluster].parked = {host}
+    told = {"acted": 1, "failed": 1, "parked": {host: "reboot"}, **news}
+    return progressed(run, cluster, **told)
+
+
+def view_of(run: RolloutRun, cluster: str) -> ClusterView:
+    """What the rollout knows of a cluster."""
+    return next(view for view in run.state.clusters if view.name == cluster)
+
+
+def test_what_is_asked_is_told_until_the_cluster_has_taken_it_up() -> None:
+    """With every order, under its number; the host waits for nobody from the moment it is accepted."""
+    run = running({"a": 9})
+    failed_and_parked(run, "a")
+    run.tell(RepairRequested(cluster="a", host="A-0", how="retry", step="stop_services"))
+    repair = PendingRepair(number=1, host="a-0", how="retry", step="stop_services")
+    for _ in range(2):
+        assert (view_of(run, "a").parked, view_of(run, "a").repairs) == ({}, (repair,))
+        failed_and_parked(run, "a")  # sent before it had heard of it
+    progressed(run, "a", repaired=1)
+    assert (view_of(run, "a").parked, view_of(run, "a").repairs) == ({}, ())
+    failed_and_parked(run, "a", repaired=1)
+    run.tell(RepairRequested(cluster="a", host="a-0", how="accept"))
+    assert [each.number for each in view_of(run, "a").repairs] == [2]
+
+
+def test_a_repaired_host_gives_its_unit_of_the_total_back() -> None:
+    """Failures fall while it is in flight again; what is failed afterwards counts."""
+    policy = RolloutPolicy(total_failure_budget=FailureBudget(max_failures=1), stop_scope="cluster")
+    run = running({"a": 9, "b": 9}, policy)
+    failed_and_parked(run, "a")
+    progressed(run, "a", repaired=1)
+    progressed(run, "b", acted=1, failed=1)
+    assert run.state.outcome is None
+    progressed(run, "a", acted=1, failed=1, repaired=1)
+    assert run.state.reason == "over all clusters: 2 hosts failed, 1 allowed"
+
+
+def test_a_repair_has_its_share_of_a_strict_budget() -> None:
+    """Its unit becomes a slot again, also while it waits, and nobody else gets it before the cluster ends."""
+    strict = FailureBudget(max_failures=1, strict=True)
+    run = running({"a": 9, "b": 9}, RolloutPolicy(total_failure_budget=strict))
+    assert run.commands == [GrantSlots("a", 1), GrantSlots("b", 1)]
+    run.lowered = True  # under a strict budget a failure uses up a slot
+    assert failed_and_parked(run, "a") == [GrantSlots("a", 0)]
+    retry = RepairRequested(cluster="a", host="a-0", how="retry")
+    assert run.tell(retry) == [GrantSlots("a", 1)]
+    assert progressed(run, "a", acted=1, failed=1, repaired=1, repairs_waiting=1) == []
+    assert progressed(run, "a", repaired=1) == []
+    assert [(view.slots, view.risk) for view in run.state.clusters] == [(1, 1), (1, 1)]
+    assert progressed(run, "a", acted=1, failed=1, repaired=1) == [GrantSlots("a", 0)]
+    assert progressed(run, "a", acted=1, repaired=2) == [GrantSlots("a", 1)]
+    assert run.tell(ended("a", acted=1)) == [GrantSlots("b", 2)]
+
+
+def test_a_unit_that_a_cluster_has_no_slot_for_stays_with_it() -> None:
+    """It may fail there again before the cluster hears that it has less at risk."""
+    strict = FailureBudget(max_failures=2, strict=True)
+    policy = RolloutPolicy(total_failure_budget=strict, max_parallel_clusters=1)
+    run = new({"a": 9, "b": 9}, policy)
+    planned(run, "a", max_parallel=1)
+    planned(run, "b", max_parallel=1)
+    failed_and_parked(run, "a")
+    assert (view_of(run, "a").slots, view_of(run, "a").risk) == (1, 2)
+    progressed(run, "a", repaired=1)
+    assert (view_of(run, "a").slots, view_of(run, "a").risk) == (1, 2)
+
+
+def test_a_restore_while_it_is_paused_moves() -> None:
+    """So it is pausing until the cluster has said that it stands still again; a retry waits and does not."""
+    run = running({"a": 9})
+    run.tell(PauseRequested(after="host"))
+    failed_and_parked(run, "a", quiet=True)
+    run.tell(RepairRequested(cluster="a", host="a-0", how="retry"))
+    assert shown_phase(run.state) == "paused"
+    failed_and_parked(run, "a", quiet=True, repaired=1)
+    run.tell(RepairRequested(cluster="a", host="a-0", how="restore"))
+    assert shown_phase(run.state) == "pausing"
+    progressed(run, "a", quiet=True, acted=1, failed=1, repaired=2)
+    assert shown_phase(run.state) == "paused"
+
+
+def test_an_abort_opens_no_window() -> None:
+    """What it tells its clusters may be heard before the cancel: nothing starts in between."""
+    run = running({"a": 9})
+    assert hosts_may_start(run.state)
+    run.tell(AbortRequested(reason="enough", now=True))
+    assert not hosts_may_start(run.state)

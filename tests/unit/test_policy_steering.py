@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
+from typing import get_args
 
 import attrs
 import pytest
@@ -14,10 +17,12 @@ from temporal_patching.policy import FailureBudget, HostState, Outcome, RolloutP
 from temporal_patching.policy import _cluster as cluster_machine
 from temporal_patching.policy import _rollout as machine
 from temporal_patching.policy._gates import gated_waves
+from temporal_patching.policy._repair import Repair
 from temporal_patching.policy._rollout_policy import cluster_plan
 from temporal_patching.policy._verbs import Asked, why_refused
 
 SEEDS = 3_000
+REPAIRS: tuple[Repair, ...] = get_args(Repair)
 GATES = ("start", "promote", "wave-2", "wave-2/c0", "wave-3", "ring-2")
 
 
@@ -34,6 +39,16 @@ class Child:
     orders: list[machine.ClusterView] = attrs.field(factory=list[machine.ClusterView])
     """What it has not heard yet. Only the newest counts."""
     pauses: list[cluster_machine.PauseAfter | None] = attrs.field(factory=list)
+    ordered: int = 0
+    """The number of the newest orders that were sent to it."""
+    obeyed: int = 0
+    sent: list[tuple[int, int, machine.ClusterProgressed]] = attrs.field(factory=list)
+    """Messages on their way up: the number of each, and of the orders that it had heard by then."""
+    messages: int = 0
+    heard: int = 0
+    """The number of the newest message that the rollout has."""
+    parked: set[int] = attrs.field(factory=set[int])
+    repairing: dict[int, Repair] = attrs.field(factory=dict[int, Repair])
     cancel: str | None = None
     flying: dict[int, int] = attrs.field(factory=dict[int, int])
     """Hosts in flight, and how many steps they have before their update."""
@@ -52,6 +67,13 @@ class Together:
     state: machine.RolloutState
     children: dict[str, Child]
     trouble: float
+    parks: bool
+    repairs: Counter[Repair] = attrs.field(factory=Counter[Repair])
+    asked: int = 0
+    begun: int = 0
+    """Repairs that people asked for, and that have begun."""
+    quietly: bool = False
+    """People do no more than to pause, to resume, and to answer for parked hosts."""
     votes: list[str] = attrs.field(factory=list[str])
     passed: set[str] = attrs.field(factory=set[str])
     lowered: bool = False
@@ -62,6 +84,7 @@ class Together:
 
     def tell(self, event: machine.RolloutEvent) -> None:
         """Something happens to the rollout."""
+        self.asked += isinstance(event, machine.RepairRequested)
         self.state, commands = machine.decide(self.state, event)
         for command in commands:
             if isinstance(command, machine.OpenGate):
@@ -72,6 +95,7 @@ class Together:
                 child = self.children[command.cluster]
                 (view,) = (each for each in self.state.clusters if each.name == child.name)
                 child.orders.append(view)
+                child.ordered += 1
                 child.pauses.append(machine.pause_of(self.state, view))
             elif isinstance(command, machine.CancelCluster):
                 self.children[command.cluster].cancel = command.reason
@@ -87,12 +111,16 @@ class Together:
 
     def happens(self, child: Child, event: cluster_machine.ClusterEvent) -> None:
         """Something happens to a cluster."""
+        before = cluster_machine.needs(child.state)
         child.state, commands = cluster_machine.decide(child.state, event)
+        assert cluster_machine.needs(child.state) <= before, "what was given back is gone"
         child.untold = True
         for command in commands:
             if isinstance(command, cluster_machine.StartHost):
                 self.check_start(child, command.host)
                 child.flying[command.host] = self.rng.randint(0, 2)
+            elif isinstance(command, cluster_machine.RepairHost):
+                self.repair(child, command)
             elif isinstance(command, cluster_machine.CancelHosts):
                 child.cancelled = True
             elif isinstance(command, cluster_machine.HaltHosts):
@@ -103,6 +131,31 @@ class Together:
             for host in sorted(child.still):
                 child.still.discard(host)
                 self.happens(child, cluster_machine.HostHalted(host=host, halted=False))
+
+    def repair(self, child: Child, command: cluster_machine.RepairHost) -> None:
+        """A cluster goes on with a parked host."""
+        host = command.host
+        child.parked.remove(host)
+        self.repairs[command.how] += 1
+        if child.state.stopped is None:
+            self.begun += 1
+            assert self.begun <= self.asked, "each answer counts once"
+        if command.how != "restore":
+            assert machine.shown_phase(self.state) != "paused"
+            self.check_width()
+        child.repairing[host] = command.how
+        child.flying[host] = 0 if command.how == "restore" else self.rng.randint(0, 2)
+
+    def check_width(self) -> None:
+        """One more may be in flight. What is given back needs no room."""
+        total = self.state.policy.max_parallel_total
+        if isinstance(total, int) and not self.lowered:
+            flying = (
+                child.repairing.get(host) != "restore"
+                for child in self.children.values()
+                for host in child.flying
+            )
+            assert sum(flying) < total
 
     def check_start(self, child: Child, host: int) -> None:
         """No host starts before the gates of its cluster, its ring and its wave."""
@@ -122,19 +175,20 @@ class Together:
             if gate is not None and wave not in skipped:
                 needed.add(gate)
         assert needed & self.state.gates <= self.passed
-        total = self.state.policy.max_parallel_total
-        if isinstance(total, int) and not self.lowered:
-            assert sum(len(each.flying) for each in self.children.values()) < total
+        self.check_width()
         budget = self.state.policy.total_failure_budget
         if budget is not None and budget.strict:
             assert isinstance(budget.max_failures, int)
             lost = [ended for each in self.children.values() for ended in each.ends.values()]
+            parked = sum(len(each.parked) for each in self.children.values())
             flying = sum(len(each.flying) for each in self.children.values())
-            assert lost.count(HostState.FAILED) + flying <= budget.max_failures, "overshot"
+            at_risk = lost.count(HostState.FAILED) + parked + flying
+            assert at_risk <= budget.max_failures, "overshot"
 
     def obey(self, child: Child) -> None:
         """A cluster hears the newest of its orders."""
         view, after = child.orders[-1], child.pauses[-1]
+        child.obeyed = child.ordered
         if self.rng.random() < 0.7:
             child.orders.clear()
         if view.stop is not None:
@@ -143,33 +197,48 @@ class Together:
             return
         plan = cluster_plan(self.state.policy, child.hosts, gates=child.state.plan.gates)
         hosts = frozenset(int(name.partition("-")[2]) for name in view.skip)
-        events = (
+        events: tuple[cluster_machine.ClusterEvent, ...] = (
             cluster_machine.PauseChanged(after),
             cluster_machine.WindowChanged(machine.hosts_may_start(self.state)),
             cluster_machine.LimitsChanged(plan),
             cluster_machine.Skipped(hosts=hosts, waves=view.skip_waves),
             cluster_machine.WavesOpened(view.opened),
+            *(
+                cluster_machine.RepairAsked(
+                    number=each.number, host=int(each.host.partition("-")[2]), how=each.how
+                )
+                for each in view.repairs
+            ),
             cluster_machine.SlotsGranted(view.slots, view.risk),
         )
         self.happens(child, cluster_machine.Ordered(events))
+        for host in sorted(child.parked - set(child.state.parked)):  # skipped: it stays as it is
+            child.parked.remove(host)
+            child.ends[host] = HostState.FAILED
+            self.repairs["skip"] += 1
 
     def report(self, child: Child) -> None:
-        """A cluster tells the rollout how far it is."""
+        """A cluster tells the rollout how far it is. The message may be overtaken; its end is the truth."""
         state, child.untold = child.state, False
-        obeyed = not child.orders
         at_gate = state.group.wave + 1 if state.at_barrier == "gate" else None
         counts = {"acted": state.acted, "failed": state.failed, "unreachable": state.unreachable}
         if not state.ended:
-            quiet = cluster_machine.quiet(state) and obeyed
-            self.tell(
-                machine.ClusterProgressed(
-                    cluster=child.name,
-                    stopped=state.stopped,
-                    quiet=quiet,
-                    at_gate=at_gate,
-                    **counts,
-                )
+            child.messages += 1
+            told = machine.ClusterProgressed(
+                cluster=child.name,
+                stopped=state.stopped,
+                quiet=cluster_machine.quiet(state),
+                at_gate=at_gate,
+                parked={
+                    f"{child.name}-{host}": "perform_update"
+                    for host in cluster_machine.unanswered(state)
+                },
+                needs=cluster_machine.needs(state),
+                repaired=state.repaired,
+                repairs_waiting=len(state.repairs),
+                **counts,
             )
+            child.sent.append((child.messages, child.obeyed, told))
         elif not child.told_end:
             child.told_end = True
             outcome = cluster_machine.outcome(state)
@@ -177,6 +246,13 @@ class Together:
             self.tell(
                 machine.ClusterEnded(cluster=child.name, outcome=outcome, reason=reason, **counts)
             )
+
+    def arrives(self, child: Child) -> None:
+        """One of a cluster's messages arrives, any of them. An older one than the last is no news."""
+        number, obeyed, told = child.sent.pop(self.rng.randrange(len(child.sent)))
+        if number > child.heard:
+            child.heard = number
+            self.tell(attrs.evolve(told, quiet=told.quiet and obeyed >= child.ordered))
 
     def host_moves(self, child: Child, host: int) -> None:
         """A host in flight ends a step, stands still, or ends."""
@@ -190,12 +266,20 @@ class Together:
             bad = self.rng.random() < self.trouble
             ended = HostState.FAILED if bad else HostState.PATCHED
             ended = HostState.CANCELLED if child.cancelled and left > 0 else ended
+            how = child.repairing.pop(host, None)
+            if how == "restore":
+                ended = HostState.FAILED
             del child.flying[host]
             child.still.discard(host)
-            child.ends[host] = ended
-            left_out = bad and self.rng.random() < 0.2
+            left_out = ended is HostState.FAILED and self.rng.random() < 0.2
+            parked = self.parks and ended is HostState.FAILED and how != "restore"
+            if parked:
+                child.parked.add(host)
+            else:
+                child.ends[host] = ended
             self.happens(
-                child, cluster_machine.HostEnded(host=host, state=ended, left_out=left_out)
+                child,
+                cluster_machine.HostEnded(host=host, state=ended, left_out=left_out, parked=parked),
             )
 
     # What may happen next
@@ -212,6 +296,7 @@ class Together:
                     ready.append(("report", name, 0))
                 continue
             ready += [("report", name, 0)] if child.untold else []
+            ready += [("arrives", name, 0)] if child.sent else []
             ready += [("obey", name, 0)] if child.orders and child.listed else []
             ready += [("cancel", name, 0)] if child.cancel is not None else []
             stands = set[int]() if child.cancelled else child.still
@@ -234,6 +319,8 @@ class Together:
             self.tell(machine.ClusterPlanned(cluster=name, hosts=hosts, max_parallel=wide))
         elif what == "report":
             self.report(child)
+        elif what == "arrives":
+            self.arrives(child)
         elif what == "obey":
             self.obey(child)
         elif what == "cancel":
@@ -271,14 +358,29 @@ class Together:
             machine.LimitsRequested(policy=limits),
             machine.SkipRequested(cluster=where, wave=rng.randint(1, 3)),
             machine.SkipRequested(cluster="c0", hosts=host),
+            *self.answers(),
+            *self.answers(),
         ]
-        if rng.random() < 0.05:
+        if self.quietly:
+            pause = machine.PauseRequested(after="host")
+            asked = [pause, machine.ResumeRequested(), machine.ResumeRequested(), *self.answers()]
+        elif rng.random() < 0.05:
             asked = [machine.AbortRequested(reason="enough", now=rng.random() < 0.5)]
         one = rng.choice(asked)
         if why_refused(self.state, one) is None:
             self.lowered = self.lowered or isinstance(one, machine.LimitsRequested)
             self.tell(one)
-        self.tell(machine.WindowChanged(rng.random() < 0.7, stale=rng.random() < 0.2))
+        if not self.quietly:
+            self.tell(machine.WindowChanged(rng.random() < 0.7, stale=rng.random() < 0.2))
+
+    def answers(self) -> list[Asked]:
+        """What somebody may say of a parked host, if there is one."""
+        parked = [(view.name, host) for view in self.state.clusters for host in view.parked]
+        if not parked:
+            return []
+        cluster, host = self.rng.choice(parked)
+        how = self.rng.choice(REPAIRS)
+        return [machine.RepairRequested(cluster=cluster, host=host, how=how)]
 
 
 def begin(seed: int) -> Together:
@@ -317,10 +419,33 @@ def begin(seed: int) -> Together:
         plan = cluster_plan(policy, hosts, gates=gated_waves(gates, name))
         children[name] = Child(name=name, hosts=hosts, state=cluster_machine.cluster_state(plan))
     state = machine.rollout_state(policy, machine.PlanLimits(), names, gates=gates)
-    return Together(rng, state, children, trouble=rng.choice([0.0, 0.1, 0.4]))
+    parks = rng.random() < 0.5
+    return Together(rng, state, children, trouble=rng.choice([0.0, 0.1, 0.4]), parks=parks)
 
 
-def play(seed: int) -> Together:
+def begin_strict(seed: int) -> Together:
+    """A rollout with a strict total budget, by chance, of which many hosts fail, are parked and repaired."""
+    rng = random.Random(seed)
+    names = tuple(f"c{index}" for index in range(rng.randint(2, 4)))
+    tolerant = FailureBudget(max_failures=99, stop_on_failed_wave=False)
+    policy = RolloutPolicy(
+        pilot_hosts=0,
+        max_parallel=rng.randint(1, 2),
+        max_out_of_service=9,
+        max_parallel_total=rng.choice([None, None, 2]),
+        max_parallel_clusters=rng.choice([None, 2]),
+        failure_budget=tolerant,
+        total_failure_budget=FailureBudget(max_failures=rng.randint(1, 4), strict=True),
+    )
+    children = dict[str, Child]()
+    for name in names:
+        plan = cluster_plan(policy, 9)
+        children[name] = Child(name=name, hosts=9, state=cluster_machine.cluster_state(plan))
+    state = machine.rollout_state(policy, machine.PlanLimits(), names)
+    return Together(rng, state, children, trouble=0.3, parks=True, quietly=True)
+
+
+def play(seed: int, begin: Callable[[int], Together] = begin) -> Together:
     """People steer for a while; then they resume and vote, and it has to end."""
     run = begin(seed)
     steers = run.rng.choice([0.0, 0.1, 0.3])
@@ -333,6 +458,9 @@ def play(seed: int) -> Together:
             if why_refused(run.state, machine.ResumeRequested()) is None:
                 run.tell(machine.ResumeRequested())
             run.tell(machine.WindowChanged(True))
+            for answer in run.answers():
+                if why_refused(run.state, answer) is None:
+                    run.tell(answer)
             if not run.step():
                 waits = {name: each.state for name, each in run.children.items()}
                 assert machine.shown_phase(run.state) == "ended", f"it hangs: {run.state}; {waits}"
@@ -345,6 +473,7 @@ def check(run: Together) -> None:
     for child in run.children.values():
         assert child.state.ended
         assert not child.flying
+        assert not child.parked
         found = cluster_machine.counts(child.state)
         assert sum(found.values()) == child.state.plan.hosts
         for host, ended in child.ends.items():
@@ -354,6 +483,7 @@ def check(run: Together) -> None:
         assert not any(HostState.NOT_STARTED in found for found in left)
 
 
+@pytest.mark.volume
 @pytest.mark.parametrize("block", range(6))
 def test_together_they_end(block: int) -> None:
     """Whatever is asked, and however late it is heard; a failure names its seed."""
@@ -370,9 +500,23 @@ def test_together_they_end_property(seed: int) -> None:
     check(play(seed))
 
 
+@pytest.mark.volume
+@pytest.mark.parametrize("block", range(4))
+def test_together_they_keep_a_strict_budget(block: int) -> None:
+    """However hosts are repaired and fail again, and however late that is heard: never overshot."""
+    for seed in range(block * 300, (block + 1) * 300):
+        try:
+            check(play(seed, begin_strict))
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+
+
+@pytest.mark.volume
 def test_together_they_see_everything() -> None:
     """The simulated rollouts end in every way."""
     runs = [play(seed) for seed in range(400)]
     outcomes = {run.state.outcome for run in runs}
     assert sum(run.renewed for run in runs) > 10
+    done = sum((run.repairs for run in runs), Counter[Repair]())
+    assert all(done[how] > 20 for how in REPAIRS), done
     assert outcomes == {None, Outcome.STOPPED, Outcome.REJECTED, Outcome.ABORTED}

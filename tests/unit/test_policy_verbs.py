@@ -11,7 +11,8 @@ import pytest
 
 from temporal_patching.exceptions import InvalidRequest
 from temporal_patching.models import SetLimits
-from temporal_patching.policy import FailureBudget, Outcome, RolloutPolicy
+from temporal_patching.policy import DEFAULT_STEPS, FailureBudget, Outcome, RolloutPolicy
+from temporal_patching.policy._repair import Repair
 from temporal_patching.policy._rollout import (
     AbortRequested,
     CancelCluster,
@@ -24,6 +25,7 @@ from temporal_patching.policy._rollout import (
     LimitsRequested,
     PauseRequested,
     PlanLimits,
+    RepairRequested,
     ResumeRequested,
     RolloutEvent,
     RolloutState,
@@ -35,12 +37,12 @@ from temporal_patching.policy._rollout import (
 )
 from temporal_patching.policy._verbs import (
     LEGAL,
-    NAMES,
     PHASES,
     VERBS,
     Asked,
     Verb,
     said,
+    verb_of,
     why_refused,
 )
 
@@ -55,6 +57,9 @@ TABLE: dict[Verb, str] = {
     "abort": "x x x x x x .",
     "set_limits": "x x x x x . .",
     "skip": ". x x x x . .",
+    "retry": ". . x x x . .",
+    "accept": ". . x x x . .",
+    "restore": ". . x x x . .",
 }
 """The table of the documentation, by hand."""
 
@@ -110,6 +115,13 @@ def more_states() -> dict[str, RolloutState]:
         "eu-1 paused": told(running, PauseRequested(after="host", cluster="eu-1")),
         "eu-1 ended": told(running, ended("eu-1")),
         "eu-1 failed": told(running, progressed("eu-1", acted=2, failed=2)),
+        "eu-1 parked": told(running, parked()),
+        "eu-1 parked and paused": told(running, PauseRequested(after="host"), parked(quiet=True)),
+        "eu-1 parked and retried": told(running, parked(), RETRY),
+        "eu-1 parked, us-1 stopped": told(
+            running, parked(), ended("us-1", Outcome.STOPPED, "1 host failed")
+        ),
+        "eu-1 parked and aborted": told(running, parked(), AbortRequested(reason="enough")),
         "eu-1 stopped": told(running, ended("eu-1", Outcome.STOPPED, "1 host failed")),
         "paused at the gate": told(gate, PauseRequested(after="step")),
         "rejected": told(gate, no),
@@ -122,6 +134,14 @@ def more_states() -> dict[str, RolloutState]:
 def all_states() -> dict[str, RolloutState]:
     """Every phase, and more."""
     return {**{phase: in_phase(phase) for phase in PHASES}, **more_states()}
+
+
+def parked(**news: Any) -> ClusterProgressed:
+    """A host of eu-1 has failed and waits for a person."""
+    return progressed("eu-1", acted=1, failed=1, parked={"eu-1-3": "perform_update"}, **news)
+
+
+RETRY = RepairRequested(cluster="eu-1", host="eu-1-3", how="retry")
 
 
 def changed(**limits: Any) -> LimitsRequested:
@@ -144,14 +164,20 @@ EVERY_VERB: dict[str, Asked] = {
     "no failures": changed(failure_budget=FailureBudget(max_failures=1)),
     "skip a host": SkipRequested(cluster="eu-1", hosts=frozenset({"eu-1-3"})),
     "skip of nobody": SkipRequested(cluster="nobody", hosts=frozenset({"eu-1-3"})),
-    "skip a wave": SkipRequested(wave=2),
-    "skip a wave of eu-1": SkipRequested(cluster="eu-1", wave=2),
+    "skip a wave": SkipRequested(wave=1),
+    "skip a wave of eu-1": SkipRequested(cluster="eu-1", wave=1),
+    "retry": RETRY,
+    "retry from a step": attrs.evolve(RETRY, step="stop_services"),
+    "accept": attrs.evolve(RETRY, how="accept"),
+    "restore": attrs.evolve(RETRY, how="restore"),
+    "skip what is parked": attrs.evolve(RETRY, how="skip"),
+    "restore of nobody": attrs.evolve(RETRY, how="restore", cluster="nobody"),
 }
 
 
 def asks(state: RolloutState, asked: Asked) -> RolloutState:
     """What becomes of it: refused, or done."""
-    why = why_refused(state, asked)
+    why = why_refused(state, asked, steps=DEFAULT_STEPS.names)
     assert why is None or why.strip()
     assert said(asked, state.policy).strip()
     return state if why is not None else told(state, asked)
@@ -185,7 +211,7 @@ def test_the_table() -> None:
         verb: {phase for phase, mark in row.items() if mark == "x"} for verb, row in marks.items()
     }
     assert {verb: set(phases) for verb, phases in LEGAL.items()} == by_hand
-    assert set(LEGAL) == set(VERBS) == set(NAMES.values())
+    assert set(LEGAL) == set(VERBS) == {verb_of(asked) for asked in EVERY_VERB.values()}
 
 
 def test_the_anchors_of_the_table() -> None:
@@ -206,8 +232,13 @@ def test_the_table_is_what_happens(verb: Verb, phase: str) -> None:
         "resume": ResumeRequested(),
         "abort": AbortRequested(reason="enough"),
         "set_limits": changed(max_parallel_total=2),
-        "skip": SkipRequested(wave=2),
+        "skip": SkipRequested(wave=1),
+        "retry": RETRY,
+        "accept": attrs.evolve(RETRY, how="accept"),
+        "restore": attrs.evolve(RETRY, how="restore"),
     }
+    if phase in ("running", "pausing", "paused"):
+        state = told(state, parked(quiet=phase == "paused"))
     if verb == "resume" and phase == "running":
         state = told(state, PauseRequested(after="host", cluster="eu-1"))
     why = why_refused(state, fitting[verb])
@@ -255,11 +286,24 @@ def test_an_abort_beats_every_verb(name: str, now: bool) -> None:
             assert why_refused(aborted, EVERY_VERB[name]) is not None
 
 
+@pytest.mark.parametrize("how", ["retry", "accept", "restore", "skip"])
+def test_an_abort_beats_what_is_asked_for_a_parked_host(how: Repair) -> None:
+    """In either order it is ABORTED, and who comes after it is refused: the host is restored."""
+    state, asked = told(in_phase("running"), parked()), attrs.evolve(RETRY, how=how)
+    abort = AbortRequested(reason="enough")
+    for pair in ((asked, abort), (abort, asked)):
+        after = state
+        for each in pair:
+            after = asks(after, each)
+        assert after.outcome is Outcome.ABORTED
+    assert why_refused(told(state, abort), asked) is not None
+
+
 @pytest.mark.parametrize("name", EVERY_VERB)
 def test_after_the_end_nothing_is_legal(name: str) -> None:
     """The refusal says how it ended; the machine does not move either."""
     state = in_phase("ended")
-    verb = NAMES[type(EVERY_VERB[name])]
+    verb = verb_of(EVERY_VERB[name])
     assert why_refused(state, EVERY_VERB[name]) == f"cannot {verb}: the rollout has ended"
     assert decide(state, EVERY_VERB[name]) == (state, ())
     aborted = told(
@@ -280,8 +324,9 @@ def test_after_the_end_nothing_is_legal(name: str) -> None:
     [
         lambda name: PauseRequested(after="host", cluster=name),
         lambda name: ResumeRequested(cluster=name),
-        lambda name: SkipRequested(cluster=name, wave=2),
+        lambda name: SkipRequested(cluster=name, wave=1),
         lambda name: SkipRequested(cluster=name, hosts=frozenset({"x"})),
+        lambda name: RepairRequested(cluster=name, host="x", how="retry"),
     ],
 )
 def test_a_cluster_that_is_not_there(asks_of: Callable[[str], Asked]) -> None:
@@ -390,18 +435,18 @@ def test_a_skip_twice_is_refused() -> None:
     assert why_refused(state, host) == "host 'eu-1-3' is skipped already"
     loud = SkipRequested(cluster="eu-1", hosts=frozenset({"EU-1-3"}))
     assert why_refused(state, loud) == "host 'EU-1-3' is skipped already"
-    one = SkipRequested(cluster="eu-1", wave=2)
+    one = SkipRequested(cluster="eu-1", wave=1)
     state = told(state, one)
-    assert why_refused(state, one) == "wave 2 is skipped already"
-    assert why_refused(state, SkipRequested(wave=2)) is None
-    assert why_refused(told(state, SkipRequested(wave=2)), one) == "wave 2 is skipped already"
+    assert why_refused(state, one) == "wave 1 is skipped already"
+    assert why_refused(state, SkipRequested(wave=1)) is None
+    assert why_refused(told(state, SkipRequested(wave=1)), one) == "wave 1 is skipped already"
 
 
 def test_nothing_is_skipped_before_the_hosts_are_known() -> None:
     """Also while the rollout is paused while it lists."""
     state = told(in_phase("listing"), PauseRequested(after="host"))
     assert shown_phase(state) == "pausing"
-    assert why_refused(state, SkipRequested(wave=2)) == "cannot skip before the hosts are known"
+    assert why_refused(state, SkipRequested(wave=1)) == "cannot skip before the hosts are known"
 
 
 def test_an_abort_now_comes_on_top_of_an_abort() -> None:
@@ -412,3 +457,70 @@ def test_an_abort_now_comes_on_top_of_an_abort() -> None:
     assert state.aborting == "kill"
     for now in (False, True):
         assert decide(state, AbortRequested(reason="again", now=now)) == (state, ())
+
+
+@pytest.mark.parametrize("how", ["retry", "accept", "restore", "skip"])
+def test_only_a_parked_host_can_be_repaired(how: Repair) -> None:
+    """The refusal says what it is, as far as is known, and what to do; spelling does not matter."""
+    state = told(in_phase("running"), parked())
+    asked = attrs.evolve(RETRY, how=how)
+    assert why_refused(state, asked) is None
+    assert why_refused(state, attrs.evolve(asked, host="EU-1-3")) is None
+    done = {"retry": "retried", "accept": "accepted", "restore": "restored", "skip": "skipped"}[how]
+    other = attrs.evolve(asked, host="eu-1-4")
+    todo = (
+        f"only parked hosts can be {done} (on_host_failure='park'); "
+        "Rollout.rest_of() makes a request for the rest"
+    )
+    assert why_refused(state, other) == f"host 'eu-1-4' is not parked: {todo}"
+    why = why_refused(state, other, known="in flight")
+    assert why == f"host 'eu-1-4' is in flight, not parked: {todo}"
+
+
+@pytest.mark.parametrize("first", ["retry", "accept", "restore", "skip"])
+def test_one_answer_is_enough(first: Repair) -> None:
+    """The second is refused until the cluster has taken up the first, and parked the host again."""
+    state = told(in_phase("running"), parked(), attrs.evolve(RETRY, how=first))
+    done = {"retry": "retried", "accept": "accepted", "restore": "restored", "skip": "skipped"}
+    for _ in range(2):
+        why = why_refused(state, attrs.evolve(RETRY, how="restore"))
+        assert why == f"host 'eu-1-3' is being {done[first]} already"
+        state = told(state, parked())  # sent before the cluster had heard of it
+    assert why_refused(told(state, parked(repaired=1)), RETRY) is None
+
+
+def test_a_retry_begins_at_the_failed_step_or_before_it() -> None:
+    """An unknown step gets a hint, one behind the failed one says what to do instead."""
+    state = told(in_phase("running"), parked())
+
+    def why(step: str) -> str | None:
+        asked = attrs.evolve(RETRY, step=step)
+        return why_refused(state, asked, steps=DEFAULT_STEPS.names)
+
+    assert why("perform_update") is None
+    assert why("check_preconditions") is None
+    unknown = why("perfrm_update")
+    assert unknown is not None
+    assert unknown.startswith("'from_step' must be one of check_preconditions, ")
+    assert unknown.endswith("(got 'perfrm_update'), did you mean 'perform_update'?")
+    assert why("reboot") == (
+        "'from_step' must not be behind perform_update, which failed (got 'reboot'): "
+        "accept takes it as done"
+    )
+
+
+def test_a_cluster_that_stops_is_asked_nothing_more() -> None:
+    """Its parked hosts are being given back, whatever it has said last."""
+    no = GateShut(gate="promote/eu-1", outcome=Outcome.REJECTED, reason="no")
+    state = rollout_state(POLICY, PlanLimits(), ("eu-1", "us-1"), gates=("promote/eu-1",))
+    state = told(state, hosts("eu-1"), hosts("us-1"), parked(at_gate=1), no)
+    assert shown_phase(state) == "running"
+    assert why_refused(state, RETRY) == "cluster 'eu-1' stops: its parked hosts are being restored"
+
+
+def test_the_record_says_what_was_asked_for_a_parked_host() -> None:
+    """Which host, of which cluster, and from where."""
+    where = "parked host 'eu-1-3' of cluster 'eu-1'"
+    for how in ("retry", "accept", "restore", "skip"):
+        assert said(attrs.evolve(RETRY, how=how), POLICY) == f"{how} {where}"
+    assert said(attrs.evolve(RETRY, step="reboot"), POLICY) == f"retry {where} from reboot"

@@ -23,6 +23,7 @@ from temporal_patching import models
 from temporal_patching.exceptions import InvalidRequest
 from temporal_patching.models import (
     Abort,
+    Accept,
     ApprovalReport,
     ClusterReport,
     GateReport,
@@ -32,7 +33,9 @@ from temporal_patching.models import (
     HostTask,
     PatchRequest,
     Pause,
+    Restore,
     Resume,
+    Retry,
     RolloutReport,
     SetLimits,
     Skip,
@@ -63,7 +66,19 @@ WIRE_TYPES = sorted(
     },
     key=lambda each: each.__name__,
 )
-ASKED = {PatchRequest, Vote, Host, Abort, Pause, Resume, SetLimits, Skip}
+ASKED = {
+    PatchRequest,
+    Vote,
+    Host,
+    Abort,
+    Pause,
+    Resume,
+    SetLimits,
+    Skip,
+    Retry,
+    Accept,
+    Restore,
+}
 """What people write: a misspelt field is an error there. Everything else is read back leniently."""
 
 REQUEST: dict[str, Any] = {"clusters": ["eu-1"], "requester": "carol@example.com"}

@@ -25,6 +25,7 @@ from temporalio import activity
 from typing_extensions import Self
 
 from ..exceptions import CheckpointMismatch, InvalidRequest
+from ..models._kept import CHECKPOINT, is_checkpoint
 from ..models._wire import from_json, to_json
 
 __all__ = ["Checkpoint", "Interruption", "OnMismatch"]
@@ -38,11 +39,12 @@ Interruption = Literal["cancelled", "paused", "reset", "worker_shutdown", "timed
 OnMismatch = Literal["fail", "default"]
 """What a :class:`Checkpoint` does with heartbeat details of another shape."""
 
-_KEY = "checkpoint"
 _OPENED = "_temporal_patching_checkpoint"
+_RETRIED = "_temporal_patching_retried_with"
 _LEAVES: frozenset[type] = frozenset((int, str, float, bool, type(None)))
 _LONGEST_GAP = 0.05
 """Seconds between two of our heartbeats, at most. Temporal's own throttle drops most of them."""
+_LAST_ATTEMPT = "the last attempt's heartbeat details do"
 
 
 @final
@@ -65,6 +67,10 @@ class Checkpoint(Generic[T]):
     Give the activity a ``heartbeat_timeout``. Without one a dead worker is only noticed at its
     ``start_to_close_timeout``, and a cancel may arrive 30 s late.
 
+    A step of ``PatchActivities`` that fails for good and parks its host keeps its newest value, too: if the
+    host is retried, the step's first attempt resumes from it. Up to 64 KB of JSON; what is larger is
+    dropped, and the step begins anew.
+
     An attempt has one heartbeat slot, so it opens one checkpoint, once, and does not call
     ``activity.heartbeat`` itself: the last details win. In a local activity nothing is kept.
 
@@ -80,7 +86,7 @@ class Checkpoint(Generic[T]):
         2
 
     Attributes:
-        resumed: Whether ``value`` came from an earlier attempt.
+        resumed: Whether ``value`` came from an earlier attempt, or from before its host was parked.
     """
 
     resumed: bool
@@ -290,11 +296,16 @@ class Checkpoint(Generic[T]):
                 ],
                 what="Checkpoint",
             )
-        self._value, self.resumed = self._read(info.heartbeat_details)
+        left = tuple(info.heartbeat_details)
+        retried_with: object | None = getattr(info, _RETRIED, None)
+        parked = not left and retried_with is not None
+        if parked:
+            left = ({CHECKPOINT: retried_with},)
+        self._value, self.resumed = self._read(left, parked=parked)
         self._mark(info, "still open")
         self._info = info
         # Until something is saved, heartbeats repeat what was left: an empty one would erase it.
-        self._state = _State(tuple(info.heartbeat_details))
+        self._state = _State(left)
         gap = _LONGEST_GAP if timeout is None else min(_LONGEST_GAP, timeout.total_seconds() / 20)
         every = None if self._every is None else self._every.total_seconds()
         self._driver = driver(self._state, gap, every)
@@ -319,21 +330,24 @@ class Checkpoint(Generic[T]):
                 raise state.failure
             activity.logger.warning("The last checkpoint was not sent", exc_info=state.failure)
 
-    def _read(self, details: Any) -> tuple[Any, bool]:
+    def _read(self, details: tuple[Any, ...], *, parked: bool) -> tuple[Any, bool]:
         if not details:
             return self._default, False
         try:
-            if len(details) != 1 or not isinstance(details[0], dict) or list(details[0]) != [_KEY]:
+            if not is_checkpoint(details):
                 raise InvalidRequest([f"no details of a Checkpoint (got {list(details)!r})"])
-            return from_json(details[0][_KEY], self._kind), True
+            return from_json(details[0][CHECKPOINT], self._kind), True
         except InvalidRequest as mismatch:
+            whose = "what was saved before the host was parked does" if parked else _LAST_ATTEMPT
+            remedy = (
+                "Retry from the step by its name" if parked else "Reset the activity's heartbeat"
+            )
             said = (
-                f"the last attempt's heartbeat details do not fit Checkpoint({_name(self._kind)}):"
-                f" {'; '.join(mismatch.problems)}"
+                f"{whose} not fit Checkpoint({_name(self._kind)}): {'; '.join(mismatch.problems)}"
             )
             if self._on_mismatch == "fail":
                 raise CheckpointMismatch(
-                    f"{said}. Reset the activity's heartbeat, or choose on_mismatch='default'"
+                    f"{said}. {remedy}, or choose on_mismatch='default'"
                 ) from None
             activity.logger.warning("%s. Starting from the default", said)
             return self._default, False
@@ -386,7 +400,9 @@ class _State:
             if not self.saved:
                 activity.heartbeat(*self._left)
             else:
-                activity.heartbeat({_KEY: value if type(value) in _LEAVES else to_json(value)})
+                activity.heartbeat(
+                    {CHECKPOINT: value if type(value) in _LEAVES else to_json(value)}
+                )
         except (concurrent.futures.TimeoutError, TimeoutError):
             # A busy worker is no reason to fail the work; the next heartbeat may pass.
             self.unsent = self.saved
@@ -521,6 +537,12 @@ def _copied(value: object) -> object:
             name: each if type(each) in _LEAVES else _copied(each) for name, each in fields.items()
         }
     return copy.deepcopy(value)
+
+
+def resume_from(value: object) -> None:
+    """The checkpoint of this activity resumes from this, unless an earlier attempt has left something."""
+    with suppress(AttributeError):
+        object.__setattr__(activity.info(), _RETRIED, value)
 
 
 def _in_async_activity() -> bool:

@@ -6,19 +6,21 @@ import asyncio
 import inspect
 import sys
 import traceback
+import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import click
-from temporalio.client import WorkflowFailureError
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.service import RPCError
 
 from ..client import Rollout
-from ..exceptions import InvalidRequest, NotAnswered, RolloutNotFound
-from ..models import RolloutProgress, RolloutReport, Steered
+from ..exceptions import InvalidRequest, NotAnswered, RolloutExists, RolloutNotFound
+from ..models import PatchRequest, RolloutProgress, RolloutReport, Steered
 from ..policy import Amount, Outcome, PauseAfter
 from ..policy._amount import amount
-from . import _show
+from . import _files, _show, _show_plan
 from ._connect import Connection, must_read
 from ._exits import (
     DONE,
@@ -27,6 +29,7 @@ from ._exits import (
     MEANINGS,
     NOT_ANSWERED,
     NOT_PATCHED,
+    REFUSED,
     UNREAD,
     Stopped,
     ended,
@@ -73,7 +76,7 @@ _SHARED = (
     subcommand_metavar="COMMAND ROLLOUT [OPTIONS]",
 )
 def commands() -> None:
-    """Watch and steer a rollout while it runs. ROLLOUT is its workflow id.
+    """Plan, watch and steer rollouts. ROLLOUT is a rollout's workflow id; plan takes a request's file.
 
     The server is found as the temporal command finds it: TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_API_KEY,
     TEMPORAL_TLS_..., TEMPORAL_PROFILE and its configuration file.
@@ -122,56 +125,81 @@ def _command(
     """
 
     def made(asked: Asked) -> click.Command:
-        name = asked.__name__.rstrip("_")
-
-        def called(
-            *,
-            rollout: str,
-            as_json: bool,
-            address: str | None,
-            namespace: str | None,
-            profile: str | None,
-            converter: str | None,
-            debug: bool,
-            **own: Any,
-        ) -> int:
+        def looked(own: Mapping[str, Any]) -> None:
             if check is not None:
-                check(rollout, own)
-            connection = Connection(
-                address=address, namespace=namespace, profile=profile, converter=converter
-            )
-            try:
-                return asyncio.run(_asked(asked, rollout, connection, Screen(as_json=as_json), own))
-            except KeyboardInterrupt:
-                what = "whether it was done is not known" if steers else "the rollout goes on"
-                _complain(f"interrupted; {what}")
-                return INTERRUPTED
-            except click.ClickException:
-                raise
-            except BrokenPipeError:
-                return UNREAD
-            except Exception as error:
-                code, line = told(error)
-                if debug:
-                    traceback.print_exception(type(error), error, error.__traceback__)
-                _complain(line)
-                return code
+                check(own["rollout"], {name: own[name] for name in own if name != "rollout"})
 
-        command = click.Command(
-            name,
-            callback=called,
-            params=[
-                click.Argument(["rollout"]),
-                *options,
-                *(_VERB if steers else ()),
-                *_SHARED,
-            ],
-            help=inspect.getdoc(asked),
+        async def work(connection: Connection, screen: Screen, *, rollout: str, **own: Any) -> int:
+            return await _asked(asked, rollout, connection, screen, own)
+
+        return _added(
+            asked,
+            work,
+            [click.Argument(["rollout"]), *options, *(_VERB if steers else ())],
+            check=looked,
+            interrupted="whether it was done is not known" if steers else "the rollout goes on",
         )
-        commands.add_command(command)
-        return command
 
     return made
+
+
+def _added(
+    asked: Asked,
+    work: Asked,
+    params: Sequence[click.Parameter],
+    *,
+    interrupted: str,
+    check: Callable[[Mapping[str, Any]], None] | None = None,
+) -> click.Command:
+    """Adds a command: its name and help are those of ``asked``, ``work`` does it.
+
+    Args:
+        asked: What the command is written as.
+        work: Gets the connection, the screen and the parameters, and answers with the exit code.
+        params: Its own; those that every command has are added.
+        interrupted: What a Ctrl-C leaves behind.
+        check: Looks at its own parameters before anything is sent.
+    """
+
+    def called(
+        *,
+        as_json: bool,
+        address: str | None,
+        namespace: str | None,
+        profile: str | None,
+        converter: str | None,
+        debug: bool,
+        **own: Any,
+    ) -> int:
+        if check is not None:
+            check(own)
+        connection = Connection(
+            address=address, namespace=namespace, profile=profile, converter=converter
+        )
+        try:
+            return asyncio.run(work(connection, Screen(as_json=as_json), **own))
+        except KeyboardInterrupt:
+            _complain(f"interrupted; {interrupted}")
+            return INTERRUPTED
+        except click.ClickException:
+            raise
+        except BrokenPipeError:
+            return UNREAD
+        except Exception as error:
+            code, line = told(error)
+            if debug:
+                traceback.print_exception(type(error), error, error.__traceback__)
+            _complain(line)
+            return code
+
+    command = click.Command(
+        asked.__name__.rstrip("_"),
+        callback=called,
+        params=[*params, *_SHARED],
+        help=inspect.getdoc(asked),
+    )
+    commands.add_command(command)
+    return command
 
 
 async def _asked(
@@ -182,9 +210,13 @@ async def _asked(
     try:
         return await asked(Rollout.get(client, id), screen, **own)
     except (RolloutNotFound, NotAnswered) as error:
-        address = client.service_client.config.target_host
-        where = f" (namespace {client.namespace!r} at {address})"
-        raise type(error)(f"{error}{where}") from None
+        raise _where(error, client) from None
+
+
+def _where(error: RolloutNotFound | NotAnswered, client: Client) -> Exception:
+    """The same, and where it was looked for: it may be the wrong place."""
+    address = client.service_client.config.target_host
+    return type(error)(f"{error} (namespace {client.namespace!r} at {address})")
 
 
 def _complain(line: str) -> None:
@@ -249,9 +281,18 @@ async def audit(rollout: Handle, screen: Screen) -> int:
 @_command()
 async def report(rollout: Handle, screen: Screen) -> int:
     """How the rollout ended. Waits for its end. Needs no worker."""
+    if await _runs(rollout):
+        _complain(f"{rollout.id!r} has not ended: waiting for its end")
     end = await _end(rollout)
     screen.show(end, _show.report)
     return _code(end)
+
+
+async def _runs(rollout: Handle) -> bool:
+    try:
+        return (await rollout.handle.describe()).status is WorkflowExecutionStatus.RUNNING
+    except RPCError:
+        return False  # what is wrong is told by what is asked next
 
 
 async def _end(rollout: Handle) -> RolloutReport:
@@ -263,6 +304,103 @@ async def _end(rollout: Handle) -> RolloutReport:
 
 def _code(end: RolloutReport) -> int:
     return DONE if end.outcome is Outcome.PATCHED else NOT_PATCHED
+
+
+# Before and after
+
+_OUT = click.Option(
+    ["--out"],
+    callback=_files.out_of,
+    metavar="FILE",
+    help="Write the request there, for a start; an older file is replaced.",
+)
+
+
+async def plan(
+    connection: Connection,
+    screen: Screen,
+    *,
+    request: PatchRequest,
+    type_: str,
+    task_queue: str,
+    id_: str | None,
+    hosts: bool,
+    out: str | None,
+) -> int:
+    """What a request would do: a dry run, which touches nothing and tells nobody.
+
+    REQUEST is a file with the request as JSON, or - for stdin. --out writes the request that carries out exactly
+    this plan: these hosts, steps and limits, or it is refused.
+    """
+    client = await connection.client()
+    id_ = id_ or f"plan-{uuid.uuid4().hex[:8]}"
+    try:
+        found = await Rollout.plan(client, type_, request, id=id_, task_queue=task_queue)
+    except InvalidRequest as error:
+        raise Stopped(REFUSED, f"refused: {'; '.join(error.problems)}") from None
+    except RolloutExists:
+        said = f"refused: the id {id_!r} was used before: name another with --id"
+        raise Stopped(REFUSED, said) from None
+    except WorkflowFailureError as error:
+        said = f"the dry run {id_!r} ended without a plan: {error.cause}"
+        raise Stopped(REFUSED, said) from None
+    except (RolloutNotFound, NotAnswered) as error:
+        raise _where(error, client) from None
+    if out is not None:
+        _files.write(out, found.planned)
+    start = _show_plan.Start(
+        type=type_,
+        task_queue=task_queue,
+        file=out,
+        address=connection.address,
+        namespace=connection.namespace,
+    )
+    screen.show(found, lambda shown: _show_plan.plan(shown, start, hosts=hosts))
+    return DONE
+
+
+_added(
+    plan,
+    plan,
+    [
+        click.Argument(["request"], callback=_files.request_of),
+        click.Option(["--task-queue", "-t"], required=True, help="Where your workers listen."),
+        click.Option(
+            ["--type", "type_"],
+            default="SystemPatchWorkflow",
+            show_default=True,
+            metavar="NAME",
+            help="The workflow type: the name of your SystemPatchWorkflow subclass.",
+        ),
+        click.Option(["--id", "id_"], help="The workflow id of the dry run. Default: a new one."),
+        click.Option(["--hosts"], is_flag=True, help="List the hosts, wave by wave."),
+        _OUT,
+    ],
+    interrupted="the dry run touches nothing",
+)
+
+
+@_command(
+    click.Option(["--requester"], help="Who asks now. Default: who asked then."),
+    _OUT,
+)
+async def rest(rollout: Handle, screen: Screen, *, requester: str | None, out: str | None) -> int:
+    """The request for what a rollout left undone, as JSON.
+
+    That is its failed, unreachable, cancelled and never started hosts. Change what failed before you start it.
+    """
+    try:
+        request = await Rollout.rest_of(rollout.client, rollout.id, requester=requester)
+    except InvalidRequest as error:
+        raise Stopped(REFUSED, f"refused: {'; '.join(error.problems)}") from None
+    if out is None:
+        screen.show_json(request)
+        return DONE
+    _files.write(out, request)
+    old = await rollout.handle.describe()
+    start = _show_plan.Start(type=old.workflow_type, task_queue=old.task_queue, file=out)
+    screen.show(request, lambda shown: _show_plan.rest(shown, start))
+    return DONE
 
 
 # Votes
@@ -461,10 +599,40 @@ async def skip(
     wave: int | None,
     cluster: str | None,
 ) -> int:
-    """Does not start a host, or a whole wave. What has started goes on, and it says so."""
+    """Does not start a host, or a whole wave. What has started goes on, and it says so.
+
+    A parked host stays as it is, and has failed.
+    """
     return _steered(
         screen, await rollout.skip(by=by, reason=reason, host=host, wave=wave, cluster=cluster)
     )
+
+
+_PARKED = click.Option(["--host"], required=True, help="The parked host.")
+
+
+@_command(
+    _PARKED,
+    click.Option(["--from-step"], help="Begin at this earlier step. Default: the one that failed."),
+    steers=True,
+)
+async def retry(
+    rollout: Handle, screen: Screen, *, by: str, reason: str, host: str, from_step: str | None
+) -> int:
+    """Goes on with a parked host: does the step that failed again, or goes back to an earlier one."""
+    return _steered(screen, await rollout.retry(host, by=by, reason=reason, from_step=from_step))
+
+
+@_command(_PARKED, steers=True)
+async def accept(rollout: Handle, screen: Screen, *, by: str, reason: str, host: str) -> int:
+    """Takes the step of a parked host as done, and goes on behind it."""
+    return _steered(screen, await rollout.accept(host, by=by, reason=reason))
+
+
+@_command(_PARKED, steers=True)
+async def restore(rollout: Handle, screen: Screen, *, by: str, reason: str, host: str) -> int:
+    """Gives a parked host back, as far as that is safe. It has failed."""
+    return _steered(screen, await rollout.restore(host, by=by, reason=reason))
 
 
 def _steered(screen: Screen, answer: Steered) -> int:

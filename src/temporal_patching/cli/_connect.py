@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import re
 import sys
 from datetime import timedelta
 
@@ -20,6 +21,7 @@ from ._exits import NOT_ANSWERED, REFUSED, Stopped
 PATIENCE = 10.0
 """Seconds that a server has to answer."""
 
+_MESSAGE = re.compile(r'message: "([^"]+)"')
 _FORBIDDEN = ("Unauthenticated", "PermissionDenied")
 
 
@@ -60,7 +62,12 @@ class Connection:
         except RuntimeError as error:
             why = str(error).removeprefix("Failed client connect: ")
             code = REFUSED if any(each in why for each in _FORBIDDEN) else NOT_ANSWERED
-            raise Stopped(code, f"no server answered at {address}: {why}") from None
+            messages = _MESSAGE.findall(
+                why
+            )  # the rest of it is how the SDK's own layers are called
+            raise Stopped(
+                code, f"no server answered at {address}: {messages[-1] if messages else why}"
+            ) from None
 
 
 async def must_read(client: Client, id: str) -> None:

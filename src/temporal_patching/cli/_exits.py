@@ -5,7 +5,14 @@ from __future__ import annotations
 from temporalio.client import WorkflowFailureError
 from temporalio.service import RPCError, RPCStatusCode
 
-from ..exceptions import InvalidRequest, NotAnswered, Refused, RolloutNotFound
+from ..exceptions import (
+    InvalidRequest,
+    NotAnswered,
+    Refused,
+    RolloutExists,
+    RolloutFailed,
+    RolloutNotFound,
+)
 
 DONE = 0
 NOT_PATCHED = 1
@@ -22,7 +29,7 @@ MEANINGS = {
     NOT_PATCHED: "watch, report: it ended, and did not patch what was asked",
     INVALID: "usage, an invalid value, or your no; nothing was sent",
     REFUSED: "refused, by the rollout or the server; the reason is on stderr",
-    NOT_FOUND: "no such rollout, or it has ended",
+    NOT_FOUND: "no such rollout, or it has ended, or no such namespace",
     NOT_ANSWERED: "nobody answered: no worker within 10 seconds, or no server",
     UNEXPECTED: "anything unexpected, in one line; --debug shows the traceback",
     INTERRUPTED: "Ctrl-C; the rollout goes on",
@@ -55,8 +62,10 @@ def told(error: Exception) -> tuple[int, str]:
         return error.code, str(error)
     if isinstance(error, InvalidRequest):
         return INVALID, "; ".join(error.problems)
-    if isinstance(error, Refused):
+    if isinstance(error, (Refused, RolloutExists)):
         return REFUSED, f"refused: {error}"
+    if isinstance(error, RolloutFailed):  # a dry run
+        return REFUSED, f"refused: {error.report.reason}"
     if isinstance(error, RolloutNotFound):
         return NOT_FOUND, str(error)
     if isinstance(error, NotAnswered):

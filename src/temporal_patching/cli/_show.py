@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -21,6 +22,7 @@ from ..models import (
     GateReport,
     HostReport,
     HostState,
+    ParkedHost,
     RolloutProgress,
     RolloutReport,
     Steered,
@@ -69,10 +71,14 @@ class Screen:
             one_line: JSON in one line.
         """
         if self.as_json:
-            # ASCII: whatever encoding the reader's side has, it is the same JSON.
-            self._write(json.dumps(to_json(value), indent=None if one_line else 2) + "\n")
+            self.show_json(value, one_line=one_line)
         else:
             self.say(said(value))
+
+    def show_json(self, value: WireType, *, one_line: bool = False) -> None:
+        """Writes one answer that is for programs, whoever asks."""
+        # ASCII: whatever encoding the reader's side has, it is the same JSON.
+        self._write(json.dumps(to_json(value), indent=None if one_line else 2) + "\n")
 
     def say(self, lines: Iterable[RenderableType]) -> None:
         """Writes lines for people."""
@@ -111,11 +117,14 @@ def status(progress: RolloutProgress) -> Lines:
         facts.append(("health", Text(progress.health, style=WARN)))
     if progress.notices_failed:
         facts.append(("notices", Text(f"{progress.notices_failed} not delivered", style=WARN)))
+    facts += [("answer", Text(command, style=WARN)) for _, command in needs(progress)]
     yield _table(facts)
     yield from _clusters(progress.clusters)
     yield from gates(progress.gates)
     failures = [each for cluster in progress.clusters for each in cluster.failures]
     yield from _hosts("failed", failures, most=SOME_HOSTS)
+    parked = [each for cluster in progress.clusters for each in cluster.parked]
+    yield from _hosts("parked", parked, most=SOME_HOSTS)
     held = [cluster for cluster in progress.clusters if cluster.left_out_of_service]
     if held:
         yield Text("out of service", style=HEAD)
@@ -168,7 +177,9 @@ def _done(cluster: ClusterProgress) -> int:
     return sum(cluster.counts.values()) - cluster.counts.get(HostState.NOT_STARTED, 0)
 
 
-def _hosts(title: str, hosts: Sequence[HostReport], *, most: int | None = None) -> Lines:
+def _hosts(
+    title: str, hosts: Sequence[HostReport | ParkedHost], *, most: int | None = None
+) -> Lines:
     if not hosts:
         return
     yield Text(title, style=HEAD)
@@ -188,7 +199,7 @@ def _hosts(title: str, hosts: Sequence[HostReport], *, most: int | None = None) 
 _WORST = (HostState.FAILED, HostState.UNREACHABLE)
 
 
-def _why(host: HostReport) -> Text:
+def _why(host: HostReport | ParkedHost) -> Text:
     text = Text(plain(host.reason))
     if host.left_out is not None:
         text.append(f"{'; ' if host.reason else ''}out of service: {plain(host.left_out)}", BAD)
@@ -213,6 +224,10 @@ def changes(last: RolloutProgress | None, now: RolloutProgress) -> Lines:
         for host in cluster.failures:
             if host.host not in failed:
                 yield _table([(plain(host.host), Text(host.state.value, BAD), _why(host))], 10)
+        stood = set() if was is None else {(each.host, each.tries) for each in was.parked}
+        for each in cluster.parked:
+            if (each.host, each.tries) not in stood:
+                yield _table([(plain(each.host), Text("parked", WARN), _why(each))], 10)
     had = {} if last is None else {each.gate: each for each in last.gates}
     for gate in now.gates:
         old = had.get(gate.gate)
@@ -222,6 +237,50 @@ def changes(last: RolloutProgress | None, now: RolloutProgress) -> Lines:
             gate.waiting,
         ):
             yield _table([(f"gate {plain(gate.gate)}", gate_said(gate))], indent=10)
+    known = [] if last is None else needs(last)
+    for why, command in needs(now):
+        if (why, command) not in known:
+            yield _table([(Text("PEOPLE", style=WARN), Text(f"{plain(why)}: {command}"))], 10)
+
+
+def needs(progress: RolloutProgress) -> list[tuple[str, str]]:
+    """Why people are needed before it goes on, and their command; empty while it goes on by itself."""
+    if progress.outcome is not None or progress.phase == "stopping":
+        return []
+    found = [
+        (
+            f"gate {gate.gate!r} waits for {_more_votes(gate)}",
+            _command("approve", progress, "--gate", "" if gate.gate == "start" else gate.gate),
+        )
+        for gate in progress.gates
+        if gate.waiting
+    ]
+    parked = [each.host for cluster in progress.clusters for each in cluster.parked]
+    if parked:
+        hosts = f"{names(parked)} {'is' if len(parked) == 1 else 'are'} parked"
+        answer = _command("retry", progress, "--host", parked[0])
+        found.append((f"{hosts} (or accept, restore, skip)", answer))
+    if progress.phase in ("paused", "pausing"):
+        found.append((f"it is {progress.phase}", _command("resume", progress)))
+        return found
+    return found + [
+        (
+            f"cluster {cluster.cluster!r} is {cluster.phase}",
+            _command("resume", progress, "--cluster", cluster.cluster),
+        )
+        for cluster in progress.clusters
+        if cluster.phase in ("paused", "pausing")
+    ]
+
+
+def _command(verb: str, progress: RolloutProgress, option: str = "", value: str = "") -> str:
+    words = [verb, progress.rollout, *((option, value) if value else ())]
+    return f"temporal-patching {shlex.join(map(plain, words))} --by YOU"
+
+
+def _more_votes(gate: GateReport) -> str:
+    more = gate.quorum - sum(vote.approve for vote in gate.votes)
+    return f"{more} more {'vote' if more == 1 else 'votes'}"
 
 
 def _doing(cluster: ClusterProgress) -> str:
@@ -388,6 +447,11 @@ def names(some: Sequence[str]) -> str:
 def moment(at: datetime) -> str:
     """A time in UTC, to the second."""
     return at.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def table(rows: Iterable[Sequence[Cell]], indent: int = 2) -> RenderableType:
+    """Rows in columns."""
+    return _table(rows, indent)
 
 
 def _after(mark: str, text: str) -> str:

@@ -13,9 +13,11 @@ from typing import Literal, TypeVar, final
 
 import attrs
 
-from ..policy._cluster import ClusterState, Group, PauseAfter
+from ..policy._cluster import ClusterState, PauseAfter, RepairHost
+from ..policy._host import Procedure
 from ..policy._rollout_policy import ClusterPlan, RolloutPolicy
 from ..policy._rules import as_tuple
+from ..policy._tally import Group
 from ._report import HostReport
 from ._task import Host, Notice
 from ._wire import WireType, to_json
@@ -84,6 +86,13 @@ class CarriedState:
     skip_waves: tuple[int, ...] = ()
     window_open: bool = True
     paused: PauseAfter | None = None
+    parked: tuple[int, ...] = ()
+    """Hosts that wait for a person; ``parked_waves``: of which wave each was."""
+    parked_waves: tuple[int, ...] = ()
+    out_of_reach: tuple[int, ...] = ()
+    repairs: tuple[RepairHost, ...] = ()
+    """What people asked for them, and has not begun."""
+    repaired: int = 0
 
     @staticmethod
     def of(state: ClusterState) -> CarriedState:
@@ -104,6 +113,11 @@ class CarriedState:
             skip_waves=tuple(sorted(state.skip_waves)),
             window_open=state.window_open,
             paused=state.paused,
+            parked=tuple(state.parked),
+            parked_waves=tuple(state.parked.values()),
+            out_of_reach=tuple(sorted(state.out_of_reach)),
+            repairs=state.repairs,
+            repaired=state.repaired,
         )
 
     def restored(self, plan: ClusterPlan) -> ClusterState:
@@ -124,8 +138,23 @@ class CarriedState:
             skip_waves=frozenset(self.skip_waves),
             window_open=self.window_open,
             paused=self.paused,
+            parked=dict(zip(self.parked, self.parked_waves, strict=True)),
+            out_of_reach=frozenset(self.out_of_reach),
+            repairs=self.repairs,
+            repaired=self.repaired,
             draining=True,
         )
+
+
+@final
+@attrs.frozen(kw_only=True)
+class CarriedHost:
+    """A parked host, by its place in the list, and where it stands. All have the same steps: without them."""
+
+    index: int
+    stands: Procedure
+    note: str = ""
+    """Why it could not go on when it was last asked to."""
 
 
 @final
@@ -148,7 +177,10 @@ class Carried(WireType):
     """What the report will list."""
     completed: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     completed_count: int = 0
-    came_later: int = 0
+    came_later: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    """Those that the report names."""
+    came_later_count: int = 0
+    parked: tuple[CarriedHost, ...] = ()
     too_late: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     obeyed: int = 0
     told: int = 0

@@ -9,6 +9,8 @@ from typing import final
 import attrs
 
 from ..policy._cluster import PauseAfter
+from ..policy._host import Procedure
+from ..policy._repair import PendingRepair
 from ..policy._rollout_policy import RebootWhen, RolloutPolicy
 from ..policy._rules import as_tuple
 from ..policy._steps import Step
@@ -90,6 +92,11 @@ class HostRequest(WireType):
     task: HostTask
     steps: tuple[Step, ...]
     reboot: RebootWhen = "if_needed"
+    parks: bool = False
+    """Whether a step that fails leaves the host as it is, for a person to decide."""
+    resume: Procedure | None = None
+    """Where a parked host goes on: retried, accepted or restored. Then its own ``steps``, ``reboot`` and
+    ``parks`` hold."""
 
 
 @final
@@ -112,6 +119,8 @@ class ClusterOrders(WireType):
     """Another one than the request's, since somebody has changed it. None: the request's own."""
     skip: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     skip_waves: tuple[int, ...] = ()
+    repairs: tuple[PendingRepair, ...] = ()
+    """What people ask for parked hosts. One whose number it has had is no news."""
 
     @property
     def steered(self) -> bool:
@@ -149,9 +158,21 @@ class ClusterUpdate(WireType):
     """The orders that it has carried out."""
     quiet: bool = False
     at_gate: int | None = None
+    wave: int | None = None
+    """The group that it is at, 0 for the pilots; and how many hosts of it were acted on, and failed."""
+    wave_acted: int = 0
+    wave_failed: int = 0
+    parked: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    """Its hosts that wait for a person, in canonical form, and the step that failed of each."""
+    repaired: int = 0
+    """The number of the last repair that it has taken up."""
+    repairs_waiting: int = 0
+    """How many of those have not begun."""
     too_late: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     """Hosts that it was to skip, but had started."""
     asks_pause: str | None = None
+    needs: int | None = None
+    """How many slots it can use at most from now on: hosts in flight, and hosts that may still start."""
     came_later: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     came_later_omitted: int = 0
     gone: int = 0

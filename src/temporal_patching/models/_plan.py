@@ -18,6 +18,9 @@ from ._wire import WireType
 PAGE = 5_000
 """Hosts of one page."""
 
+SHOWN_WAVES = 8
+"""Sizes of waves that a plan in lines shows."""
+
 
 @final
 @attrs.frozen(kw_only=True)
@@ -40,8 +43,9 @@ class HostsPage(WireType):
 
     Attributes:
         hosts: Names, in the order in which they are patched.
-        codes: One letter a host: ``.`` not started, ``r`` in flight, ``P`` patched, ``U`` unchanged, ``F``
-            failed, ``X`` unreachable, ``B`` reboot pending, ``S`` skipped, ``C`` cancelled, ``G`` gone.
+        codes: One letter a host: ``.`` not started, ``r`` in flight, ``w`` parked, ``P`` patched, ``U``
+            unchanged, ``F`` failed, ``X`` unreachable, ``B`` reboot pending, ``S`` skipped, ``C`` cancelled,
+            ``G`` gone.
         listed: Whether the list was made at all.
         next_page: The page after this one, or None.
     """
@@ -68,7 +72,7 @@ class ClusterOutline(WireType):
         waves: Sizes of the waves after the pilots, if every pilot counts.
         max_parallel: How many at once.
         digest: Fingerprint of its list.
-        came_later: Hosts that are not in ``planned_hosts`` and are left out, at most 200.
+        came_later: Hosts that are not in ``planned_hosts`` and are left out, at most 200 of all clusters.
         came_later_omitted: How many more there are.
         gone: How many hosts of ``planned_hosts`` are not there any more.
     """
@@ -98,9 +102,9 @@ class RolloutPlan(WireType):
         digest: Fingerprint of hosts, steps, commands and policy. Empty while the lists are not complete.
         clusters: Each cluster.
         hosts: The hosts of each cluster, in the order in which they start: the pilots first, then the waves.
-            Filled in by the client.
+            Filled in by the client: the ``plan`` query leaves them out.
         steps: The steps of each host that will run, in order.
-        gates: The gates, in the order in which they ask.
+        gates: The gates, in the order in which they ask, ring by ring; last those that will not.
         windows: Whether hosts may start now and until when, for people. Empty without windows.
         least_duration: How long it takes at least, by ``MaintenanceWindows.host_duration`` and the soaks.
             Waiting for people and windows is not counted. None if nothing is declared.
@@ -128,7 +132,18 @@ class RolloutPlan(WireType):
 
         Hosts that come later are left out and reported, hosts that go are GONE. If anything else
         would be done than what this plan shows, the rollout is refused before it begins.
+
+        Raises:
+            InvalidRequest: The plan is not complete, or does not name its hosts: the ``plan`` query alone
+                does not. ``Rollout.plan`` and ``Rollout.planned`` read them.
         """
+        # No names would be all hosts that there are.
+        named = all(len(self.hosts.get(each.cluster, ())) == each.hosts for each in self.clusters)
+        if not (self.digest and self.clusters and named):
+            what = "does not name its hosts" if self.digest else "is not complete"
+            raise InvalidRequest(
+                [f"this plan of {self.rollout!r} {what}: read it by Rollout.plan() or planned()"]
+            )
         return attrs.evolve(
             self.request,
             planned_hosts=self.hosts,
@@ -148,7 +163,9 @@ def _lines(plan: RolloutPlan) -> list[str]:
     hosts = sum(each.hosts for each in plan.clusters)
     lines = [f"{plan.rollout}: {hosts} hosts in {len(plan.clusters)} clusters"]
     for each in plan.clusters:
-        waves = ", ".join(map(str, each.waves)) or "none"
+        waves = ", ".join(map(str, each.waves[:SHOWN_WAVES])) or "none"
+        if len(each.waves) > SHOWN_WAVES:
+            waves += f", … ({len(each.waves)} in all)"
         lines.append(
             f"  {each.cluster} (ring {each.ring}): {each.hosts} hosts, {each.pilots} pilots, "
             f"waves of {waves}; {each.max_parallel} at once"
@@ -189,8 +206,8 @@ def for_hosts(
             continue
         if name.startswith("ring-"):
             ring = int(name.removeprefix("ring-"))
-            if ring not in numbers[1:]:  # what is the first ring now begins with the rollout
-                continue
+            if ring not in numbers:
+                continue  # nothing is left behind it
             gate = f"ring-{numbers.index(ring) + 1}"
         approvals[gate] = policy
     return attrs.evolve(

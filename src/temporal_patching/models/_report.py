@@ -9,6 +9,7 @@ from typing import Literal, final
 import attrs
 
 from ..policy._approval import ApprovalOutcome
+from ..policy._host import Procedure
 from ..policy._rules import as_tuple
 from ..policy._states import SUCCESSES, HostState, Outcome
 from ._wire import WireType
@@ -75,6 +76,9 @@ class HostResult(WireType):
         touched: Whether its update had begun.
         completed: The steps that were done, in order.
         already: What was in effect before we came, and was left so.
+        step: The step that failed. Empty if none did.
+        parked: Where it stands, if it waits for a person. Only for the library: it is handed on to the workflow
+            that goes on from there, and its fields may change. None if the host has ended for good.
     """
 
     _refuses_unknown = False
@@ -88,6 +92,8 @@ class HostResult(WireType):
     touched: bool = False
     completed: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     already: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    step: str = ""
+    parked: Procedure | None = None
 
 
 @final
@@ -105,7 +111,8 @@ class ClusterReport(WireType):
         left_out_of_service: Names of all hosts that are out of service now. Never shortened.
         waves: How many waves it began, the pilots not counted.
         digest: Fingerprint of the frozen host list.
-        came_later: How many hosts were left out, since they are not in the request's ``planned_hosts``.
+        came_later: Hosts that were left out, since they are not in the request's ``planned_hosts``; at most 200.
+        came_later_omitted: How many more there are.
         notices_failed: How many notices could not be delivered.
     """
 
@@ -122,7 +129,8 @@ class ClusterReport(WireType):
     left_out_of_service: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     waves: int = 0
     digest: str = ""
-    came_later: int = 0
+    came_later: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    came_later_omitted: int = 0
     notices_failed: int = 0
 
 
@@ -267,6 +275,8 @@ class RolloutReport(WireType):
         clusters: A summary for each.
         hosts: Those not patched (left out of service first), at most 200.
         hosts_omitted: How many more there are.
+        came_later: Hosts that were left out, since they are not in the request's ``planned_hosts``; at most 200.
+        came_later_omitted: How many more there are.
         left_out_of_service: Names of all hosts that are out of service now. Never shortened.
         health: ``"not checked"`` if the activities class has no health check.
         gates: Who decided what.
@@ -285,6 +295,8 @@ class RolloutReport(WireType):
     clusters: tuple[ClusterSummary, ...] = ()
     hosts: tuple[HostReport, ...] = ()
     hosts_omitted: int = 0
+    came_later: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    came_later_omitted: int = 0
     left_out_of_service: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     health: HealthChecked = "checked"
     gates: tuple[GateReport, ...] = ()
@@ -294,7 +306,13 @@ class RolloutReport(WireType):
     @property
     def summary(self) -> str:
         """One line for people."""
-        return said_counts(self.outcome.value, self.counts, self.reason)
+        later = len(self.came_later) + self.came_later_omitted
+        said = f"{later} came later and {'was' if later == 1 else 'were'} left out" if later else ""
+        return "; ".join(
+            part
+            for part in (said_counts(self.outcome.value, self.counts, self.reason), said)
+            if part
+        )
 
 
 @final
@@ -352,20 +370,46 @@ class HostProgress(WireType):
 
 @final
 @attrs.frozen(kw_only=True)
+class ParkedHost(WireType):
+    """A host of which a step failed, and that waits for a person: ``retry``, ``accept``, ``restore``, ``skip``.
+
+    Attributes:
+        host: Its name.
+        state: What it counts as until then: FAILED or UNREACHABLE.
+        step: The step that failed.
+        reason: Why, in one line.
+        left_out: Why it is out of service now, or None if it is in service.
+        tries: How often it has gone through its procedure: each retry is one more.
+    """
+
+    _refuses_unknown = False
+
+    host: str
+    state: HostState = HostState.FAILED
+    step: str = ""
+    tries: int = 1
+    reason: str = attrs.field(default="", converter=as_reason)
+    left_out: str | None = attrs.field(default=None, converter=as_reason_or_none)
+
+
+@final
+@attrs.frozen(kw_only=True)
 class ClusterProgress(WireType):
     """Where a cluster is.
 
     Attributes:
         cluster: Its name.
         phase: ``listing``, ``waiting`` (for the rollout's go), ``pilots``, ``wave 1``, …, ``soaking``,
-            ``gate``, ``pausing``, ``paused``, ``stopping`` or ``ended``.
+            ``gate``, ``parked`` (only parked hosts are left), ``pausing``, ``paused``, ``stopping`` or ``ended``.
         hosts: Length of its frozen list.
-        counts: Hosts by state; every state has a number. Those in flight are in none.
+        counts: Hosts by state; every state has a number. Those in flight or parked are in none.
         in_flight: Names of the hosts in flight, at most 200.
         waits_for: What it waits for, in one line.
         failures: Hosts that failed, with reasons, at most 200.
         stopped: Why it stopped by itself, or None.
         left_out_of_service: How many hosts are held out of service.
+        parked: Hosts that failed and wait for a person, at most 200. ``Rollout.cluster_progress`` knows the
+            reasons of all of them, the rollout's own query of the last ones.
     """
 
     _refuses_unknown = False
@@ -381,6 +425,7 @@ class ClusterProgress(WireType):
     failures: tuple[HostReport, ...] = ()
     stopped: str | None = attrs.field(default=None, converter=as_reason_or_none)
     left_out_of_service: int = 0
+    parked: tuple[ParkedHost, ...] = ()
 
 
 @final
@@ -394,7 +439,7 @@ class RolloutProgress(WireType):
             moves), ``paused``, ``stopping`` or ``ended``.
         waits_for: What it waits for, in one line.
         hosts: How many hosts the plan has.
-        counts: Hosts by state; every state has a number. Those in flight are in none.
+        counts: Hosts by state; every state has a number. Those in flight or parked are in none.
         clusters: Each cluster. The rollout's own query knows them as of their last report;
             ``Rollout.progress`` asks each for the newest.
         gates: The gates and their votes.
@@ -429,6 +474,8 @@ class RolloutProgress(WireType):
             return said_counts(self.outcome.value, self.counts, self.reason)
         flying = sum(len(cluster.in_flight) for cluster in self.clusters)
         what = f"{self.phase}, {flying} in flight" if flying else self.phase
+        parked = sum(len(cluster.parked) for cluster in self.clusters)
+        what = f"{what}, {parked} parked" if parked else what
         waits = f"; waits for {self.waits_for}" if self.waits_for else ""
         return said_counts(what, self.counts, "") + waits
 

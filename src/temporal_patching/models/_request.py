@@ -60,8 +60,9 @@ class PatchRequest(WireType):
         params: Your own, any JSON. ``HostTask.params_as`` reads them with a type.
         policy: How wide, how fast, when to stop. The default is one host at a time.
         approvals: Who must agree, by gate. ``"start"``: before the first host is touched; ``"promote"``:
-            after the pilots; ``"wave-2"``: before the second wave; ``"ring-2"``: before the second ring.
-            ``"promote/eu-1"`` and ``"wave-2/eu-1"`` are gates of one cluster.
+            after the pilots; ``"wave-2"``: before the second wave; ``"ring-2"``: before the second ring
+            (``"ring-1"``: before the first, after ``"start"``). ``"promote/eu-1"`` and ``"wave-2/eu-1"`` are
+            gates of one cluster.
         max_hosts: Refuse a plan with more hosts than this.
         expect_hosts: Refuse a plan whose number of hosts is more than 10% off.
         only_hosts: Touch only these hosts of the clusters. An unknown name refuses the plan.
@@ -152,7 +153,7 @@ class PatchRequest(WireType):
             why = why_no_gate(
                 gate,
                 clusters=self.clusters,
-                rings=max(len(self.policy.rings), 1),
+                rings=len(self.policy.rings),
                 has_pilots=self.policy.pilot_hosts not in (0, "0%"),
             )
             if why is not None:

@@ -17,6 +17,7 @@ from ..policy._rules import (
     at_least,
     at_most,
     flag,
+    identifier,
     instance_of,
     must,
     node_name,
@@ -161,7 +162,7 @@ class Skip(Order):
 
     Args:
         by, reason, operation: As for every verb.
-        host: This host. Either it or ``wave``.
+        host: This host. Either it or ``wave``. One that is parked stays as it is, and has failed.
         wave: The wave of this number, of ``cluster`` or of every cluster.
         cluster: Whose wave. Default: every cluster's.
     """
@@ -173,6 +174,55 @@ class Skip(Order):
     def _relations(self) -> Iterator[str]:
         if (self.host is None) == (self.wave is None):
             yield "either 'host' or 'wave' must be given, and not both"
+
+
+@attrs.frozen(kw_only=True)
+class RepairOrder(Order):
+    """What every verb carries that is about a parked host.
+
+    Args:
+        by, reason, operation: As for every verb.
+        host: The host.
+    """
+
+    host: str = attrs.field(metadata=must(node_name))
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Retry(RepairOrder):
+    """A parked host is gone on with. Argument of the ``retry`` handler.
+
+    Args:
+        by, reason, operation: As for every verb.
+        host: The host.
+        from_step: Where to begin: at the step that failed or at one before it. Default: at the step that
+            failed, with the checkpoint that it had.
+    """
+
+    from_step: str | None = attrs.field(default=None, metadata=must(optional(identifier)))
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Accept(RepairOrder):
+    """The step that failed counts as done, and the host is gone on with. Argument of the ``accept`` handler.
+
+    Args:
+        by, reason, operation: As for every verb.
+        host: The host.
+    """
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Restore(RepairOrder):
+    """A parked host is given back, as far as that is safe. Argument of the ``restore`` handler.
+
+    Args:
+        by, reason, operation: As for every verb.
+        host: The host.
+    """
 
 
 @final

@@ -157,12 +157,16 @@ class HostTask(WireType):
         step: The step's name.
         attempt: 1 for the first attempt. A later one must look at the host first: the lost attempt may
             have done the work.
-        idempotency_key: ``rollout/host/step/try``, the same over all attempts: hand it on to systems that
-            can tell a repeat.
+        idempotency_key: ``rollout/host/step/try``, the same over all attempts (``try`` rises only when an
+            operator has the host retried): hand it on to systems that can tell a repeat.
         update_command, services, pre_downtime_scripts, pre_update_scripts, post_update_scripts: From the
             request.
         secrets: References to secrets, from the request. Fetch the values where they are used.
         params: The request's own parameters. ``params_as`` reads them with a type.
+        parks: Whether the host is parked if this step fails for good. What a ``Checkpoint`` has saved is kept
+            then.
+        checkpoint: What the step had saved when it failed and its host was parked, if it is retried now. A
+            ``Checkpoint`` resumes from it by itself. None: there is nothing to resume from.
     """
 
     _refuses_unknown = False
@@ -182,6 +186,8 @@ class HostTask(WireType):
     post_update_scripts: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     secrets: Mapping[str, str] = attrs.field(factory=dict[str, str])
     params: Mapping[str, object] = attrs.field(factory=dict[str, object])
+    parks: bool = False
+    checkpoint: object | None = None
 
     def params_as(self, wanted: type[ParamsT]) -> ParamsT:
         """The request's parameters as an attrs class, a dataclass or a wire type.
@@ -217,6 +223,7 @@ class StepResult(WireType):
         output: What the command printed; its last 4,096 characters are kept. No secrets: it goes into
             the history.
         attempt: Set by the library.
+        checkpoint: Set by the library: what a ``Checkpoint`` had saved, of a failed step that parks its host.
     """
 
     _refuses_unknown = False
@@ -234,6 +241,7 @@ class StepResult(WireType):
     message: str = attrs.field(default="", converter=as_tail, metadata=must(string))
     output: str = attrs.field(default="", converter=as_tail, metadata=must(string))
     attempt: int = 1
+    checkpoint: object | None = None
 
 
 @final

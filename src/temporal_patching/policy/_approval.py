@@ -48,8 +48,9 @@ class ApprovalPolicy(Checked):
             know how long your people need.
         on_timeout: ``"fail"`` (default) fails the workflow with ``ApprovalExpired``; ``"complete"`` lets
             ``approval()`` return an expired decision, so that the workflow can end well.
-        bound_to_plan: Each vote must name the digest of what it agrees to, as the gate shows it. Default
-            False: a vote may name it, and counts for nothing else then.
+        bound_to_plan: Each approval must name the digest of what it agrees to, as the gate shows it. Default
+            False: a vote may name it, and counts for nothing else then. In a workflow of your own give
+            ``approval()`` the digest: a gate that has none is refused.
         remind_every: Repeat the request that often while the gate is open, at most 1,000 times.
             Default: never.
 
@@ -129,9 +130,15 @@ def previous_vote(ballot: Ballot, vote: CastVote) -> CastVote | None:
 
 
 def is_repeat(ballot: Ballot, vote: CastVote) -> bool:
-    """Whether the same person has said the same before: it is answered as the first time."""
+    """Whether the same person has said the same of the same plan before: it is answered as the first time."""
     earlier = previous_vote(ballot, vote)
-    return earlier is not None and earlier.approve == vote.approve
+    if earlier is None or earlier.approve != vote.approve:
+        return False
+    if vote.approve and ballot.policy.bound_to_plan and not vote.digest:
+        return False
+    # Who names no plan means the one that the gate shows.
+    shown = ballot.digest or ""
+    return (vote.digest or shown) == (earlier.digest or shown)
 
 
 def why_refused(ballot: Ballot, vote: CastVote) -> str | None:
@@ -146,14 +153,25 @@ def why_refused(ballot: Ballot, vote: CastVote) -> str | None:
     if who not in {canonical(name) for name in ballot.policy.approvers}:
         return f"{vote.by!r} is not an approver of gate {ballot.gate!r}"
     if vote.digest and ballot.digest is not None and vote.digest != ballot.digest:
+        if not ballot.digest:
+            return f"gate {ballot.gate!r} is about no plan: vote without 'digest' (got {vote.digest!r})"
         return (
             f"{vote.by!r} has voted for another plan: gate {ballot.gate!r} shows {ballot.digest!r}"
         )
     if vote.approve and ballot.policy.bound_to_plan and not vote.digest:
         return f"a vote at gate {ballot.gate!r} must name the 'digest' of the plan that it approves"
-    if vote.approve and previous_vote(ballot, vote) is not None:
+    earlier = previous_vote(ballot, vote)
+    return why_said_before(earlier, vote) if earlier is not None else None
+
+
+def why_said_before(earlier: CastVote, vote: CastVote) -> str | None:
+    """Why a vote that is no repeat may not follow another of the same person, or None."""
+    if not earlier.approve:
         return f"{vote.by!r} has rejected already: a reject is final"
-    return None
+    if not vote.approve:
+        return None
+    of = f"plan {earlier.digest!r}" if earlier.digest else "whatever plan the gate will show"
+    return f"{vote.by!r} has approved {of} already: reject, if that is not meant any more"
 
 
 def cast(ballot: Ballot, vote: CastVote) -> Ballot:

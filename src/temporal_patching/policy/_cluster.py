@@ -7,6 +7,10 @@ A cluster goes through its list in groups with a barrier between them: the pilot
 1, 2, …; inside a group at most ``max_parallel`` hosts slide through. At a barrier it soaks, where the
 policy says so, and then waits at the gate before the next wave, where there is one.
 
+A host that failed may be parked. It has ended for every count and barrier, until a person says what is to
+be done with it: then it is in flight again. The cluster does not end before somebody has said so, but
+where it stops by itself or is stopped: then every parked host is given back.
+
 A cluster whose history is long enough drains: nothing starts until what is in flight has ended. Then its
 state is carried over into another run, and it goes on from there.
 """
@@ -14,62 +18,38 @@ state is carried over into another run, and it goes on from there.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import attrs
 
+from ._repair import MAX_PARKED, Repair
 from ._rollout_policy import Allowed, ClusterPlan
-from ._states import ACTED_ON, SUCCESSES, HostState, Outcome
-
-CODES: Mapping[HostState, bytes] = {
-    HostState.NOT_STARTED: b".",
-    HostState.PATCHED: b"P",
-    HostState.UNCHANGED: b"U",
-    HostState.FAILED: b"F",
-    HostState.UNREACHABLE: b"X",
-    HostState.REBOOT_PENDING: b"B",
-    HostState.SKIPPED: b"S",
-    HostState.CANCELLED: b"C",
-    HostState.GONE: b"G",
-}
-"""One byte a host. ``r`` stands for one in flight."""
+from ._states import FAILURES, SUCCESSES, HostState, Outcome
+from ._tally import (
+    CODES,
+    Group,
+    Tally,
+    ended,
+    flies,
+    given_up,
+    many_out_of_service,
+    out_of_service,
+    repaired,
+    started,
+)
 
 PauseAfter = Literal["host", "step"]
 """What a pause lets end: each host in flight (``"host"``), or only the step that it is at (``"step"``)."""
 
-IN_FLIGHT = b"r"
 _STATES: Mapping[int, HostState] = {code[0]: state for state, code in CODES.items()}
 
 
 @attrs.frozen(kw_only=True)
-class Group:
-    """The pilots or a wave: what has come of its hosts so far."""
-
-    wave: int
-    limit: int
-    """How many hosts it may start. For pilots: how many must count."""
-    started: int = 0
-    counting: int = 0
-    """Pilots that count: UNCHANGED ones are replaced by the next host."""
-    acted: int = 0
-    failed: int = 0
-    unreachable: int = 0
-
-
-@attrs.frozen(kw_only=True)
-class ClusterState:
+class ClusterState(Tally):
     """Where a cluster is."""
 
     plan: ClusterPlan
-    codes: bytes
-    group: Group
-    in_flight: int = 0
-    held: frozenset[int] = frozenset()
-    """Hosts that have ended and are out of service."""
-    acted: int = 0
-    failed: int = 0
-    unreachable: int = 0
     slots: int | None = 0
     """How many may be in flight by the rollout's grant. 0: not yet. None: as many as the plan says."""
     risk: int | None = None
@@ -86,6 +66,10 @@ class ClusterState:
     """Hosts in flight that stand still, at a point where standing still is safe."""
     hearing: bool = False
     """It takes up orders, and starts nothing before it has heard them all."""
+    repairs: tuple[RepairHost, ...] = ()
+    """What people asked for parked hosts, and has not begun yet."""
+    repaired: int = 0
+    """The number of the last repair that it has taken up."""
     draining: bool = False
     """Nothing starts before what is in flight has ended and another run has taken over."""
     stopped: str | None = None
@@ -120,11 +104,15 @@ class SlotsGranted:
 
 @attrs.frozen(kw_only=True)
 class HostEnded:
-    """A host has ended. ``why`` names it and what happened, for the reason of a stop."""
+    """A host has ended. ``why`` names it and what happened, for the reason of a stop.
+
+    ``parked``: it has failed and can be gone on with; ``state`` is what it counts as.
+    """
 
     host: int
     state: HostState
     left_out: bool = False
+    parked: bool = False
     why: str = ""
 
 
@@ -186,6 +174,16 @@ class Skipped:
     waves: frozenset[int] = frozenset()
 
 
+@attrs.frozen(kw_only=True)
+class RepairAsked:
+    """A person says what is to be done with a parked host. ``number``: it is news only if this is higher."""
+
+    number: int
+    host: int
+    how: Repair
+    step: str | None = None
+
+
 @attrs.frozen
 class DrainRequested:
     """The history is long enough: nothing new may start before another run has taken over."""
@@ -215,6 +213,7 @@ ClusterEvent: TypeAlias = (
     | HostHalted
     | LimitsChanged
     | Skipped
+    | RepairAsked
     | DrainRequested
     | DrainEnded
 )
@@ -228,6 +227,15 @@ class StartHost:
     """Start this host."""
 
     host: int
+
+
+@attrs.frozen
+class RepairHost:
+    """Go on with this parked host. ``step``: where a retry begins; None: at the step that failed."""
+
+    host: int
+    how: Repair
+    step: str | None = None
 
 
 @attrs.frozen
@@ -263,7 +271,9 @@ class EndCluster:
     """Nothing is in flight and nothing may start."""
 
 
-ClusterCommand: TypeAlias = StartHost | CancelHosts | HaltHosts | BeginSoak | AskGate | EndCluster
+ClusterCommand: TypeAlias = (
+    StartHost | RepairHost | CancelHosts | HaltHosts | BeginSoak | AskGate | EndCluster
+)
 Decision: TypeAlias = "tuple[ClusterState, tuple[ClusterCommand, ...]]"
 
 
@@ -300,28 +310,14 @@ def _stop_requested(state: ClusterState, event: StopRequested) -> Decision:
 
 
 def _host_ended(state: ClusterState, event: HostEnded) -> Decision:
-    if state.codes[event.host : event.host + 1] != IN_FLIGHT:
+    if not flies(state, event.host):
         return state, ()  # told twice
-    ended, group = event.state, state.group
-    acted, failed = ended in ACTED_ON, ended is HostState.FAILED
-    unreachable = ended is HostState.UNREACHABLE
-    state = attrs.evolve(
-        state,
-        codes=_with(state.codes, event.host, CODES[ended]),
-        in_flight=state.in_flight - 1,
-        halted=state.halted - {event.host},
-        held=state.held | {event.host} if event.left_out else state.held,
-        acted=state.acted + acted,
-        failed=state.failed + failed,
-        unreachable=state.unreachable + unreachable,
-        group=attrs.evolve(
-            group,
-            counting=group.counting + acted,
-            acted=group.acted + acted,
-            failed=group.failed + failed,
-            unreachable=group.unreachable + unreachable,
-        ),
-    )
+    parked = event.parked and event.state in FAILURES
+    state = ended(state, event.host, event.state, left_out=event.left_out, parked=parked)
+    state = attrs.evolve(state, halted=state.halted - {event.host})
+    if parked and len(state.parked) > MAX_PARKED:
+        one_too_many = RepairHost(event.host, "restore")
+        state = attrs.evolve(state, repairs=(*state.repairs, one_too_many))
     why = why_stop(state) if state.stopped is None else None
     if why is not None:
         return _stop(state, f"{why} ({event.why})" if event.why else why, _cancels(state))
@@ -358,7 +354,7 @@ def _pause_changed(state: ClusterState, event: PauseChanged) -> Decision:
 
 
 def _host_halted(state: ClusterState, event: HostHalted) -> Decision:
-    if state.codes[event.host : event.host + 1] != IN_FLIGHT:
+    if not flies(state, event.host):
         return state, ()
     halted = state.halted | {event.host} if event.halted else state.halted - {event.host}
     return attrs.evolve(state, halted=halted), ()
@@ -395,6 +391,18 @@ def _skipped(state: ClusterState, event: Skipped) -> Decision:
     return _fill(state)
 
 
+def _repair_asked(state: ClusterState, event: RepairAsked) -> Decision:
+    if event.number <= state.repaired:
+        return state, ()  # told twice
+    state = attrs.evolve(state, repaired=event.number)
+    if event.host not in unanswered(state):
+        return state, ()  # a stop was faster
+    if event.how == "skip":
+        return _fill(given_up(state, event.host))
+    repair = RepairHost(event.host, event.how, event.step)
+    return _fill(attrs.evolve(state, repairs=(*state.repairs, repair)))
+
+
 def _drain_requested(state: ClusterState, event: DrainRequested) -> Decision:
     if state.stopped is not None:
         return state, ()  # it is on its way out
@@ -417,6 +425,7 @@ _DECIDE: Mapping[type, Callable[[ClusterState, Any], Decision]] = {
     HostHalted: _host_halted,
     LimitsChanged: _limits_changed,
     Skipped: _skipped,
+    RepairAsked: _repair_asked,
     DrainRequested: _drain_requested,
     DrainEnded: _drain_ended,
 }
@@ -431,6 +440,20 @@ def wave_begun(state: ClusterState, wave: int) -> bool:
 def quiet(state: ClusterState) -> bool:
     """Whether a paused cluster has come to rest: what is in flight stands still."""
     return state.paused is not None and state.in_flight == len(state.halted)
+
+
+def unanswered(state: ClusterState) -> tuple[int, ...]:
+    """The parked hosts that wait for a person, in the order of the list."""
+    asked = {repair.host for repair in state.repairs}
+    return tuple(sorted(host for host in state.parked if host not in asked))
+
+
+def only_parked(state: ClusterState) -> bool:
+    """Whether nothing more can start before a person says what is to be done with a parked host."""
+    if state.in_flight or state.repairs or not state.parked:
+        return False
+    room = many_out_of_service(state) < state.plan.max_out_of_service and _pick(state) is not None
+    return not (_left(state) and room)
 
 
 def drained(state: ClusterState) -> bool:
@@ -475,11 +498,13 @@ def _stop(state: ClusterState, reason: str, cancel: bool) -> Decision:
         halted=frozenset(),
         draining=False,
     )
-    if state.in_flight == 0:
-        return attrs.evolve(state, ended=True), (EndCluster(),)
-    if cancel:
-        return state, (CancelHosts(reason),)
-    return state, (HaltHosts(halt=False),) if stand_still else ()
+    commands: list[ClusterCommand] = []
+    if state.in_flight and cancel:
+        commands.append(CancelHosts(reason))
+    elif stand_still and (state.in_flight or state.parked):
+        commands.append(HaltHosts(halt=False))
+    state, more = _fill(state)
+    return state, (*commands, *more)
 
 
 def _cancels(state: ClusterState) -> bool:
@@ -488,9 +513,10 @@ def _cancels(state: ClusterState) -> bool:
 
 def _fill(state: ClusterState) -> Decision:
     """Starts as many hosts as may start now; ends the cluster where none may and none is in flight."""
-    commands: list[ClusterCommand] = []
     if state.hearing:
         return state, ()
+    state, repairs = _begin_repairs(state)
+    commands = list(repairs)
     while state.stopped is None:
         state, asked = _at_barrier(state)
         commands.extend(asked)
@@ -498,30 +524,49 @@ def _fill(state: ClusterState) -> Decision:
         if host is None:
             break
         commands.append(StartHost(host))
-        state = attrs.evolve(
-            state,
-            codes=_with(state.codes, host, IN_FLIGHT),
-            in_flight=state.in_flight + 1,
-            group=attrs.evolve(state.group, started=state.group.started + 1),
-        )
+        state = started(state, host)
     if state.in_flight or (state.stopped is None and _waits(state)):
         return state, tuple(commands)
-    if state.stopped is None and _left(state):
-        state = attrs.evolve(state, stopped=_why_stuck(state))
+    if state.stopped is None and _more_to_do(state):
+        state, more = _stop(state, _why_stuck(state), cancel=False)
+        return state, (*commands, *more)
     return attrs.evolve(state, ended=True), (*commands, EndCluster())
+
+
+def _begin_repairs(state: ClusterState) -> Decision:
+    """Goes on with the parked hosts for which somebody asked: with each, or where hosts may start.
+
+    To give a host back needs neither room nor an open window. In a cluster that stops nobody is asked any
+    more: each is given back.
+    """
+    if state.stopped is not None:
+        restores = (RepairHost(host, "restore") for host in sorted(state.parked))
+        state = attrs.evolve(state, repairs=tuple(restores))
+    begun, waiting = list[RepairHost](), list[RepairHost]()
+    for repair in state.repairs:
+        begins = repair.how == "restore" or _may_go_on(state, repair.host)
+        if begins and not state.draining:
+            begun.append(repair)
+            state = repaired(state, repair.host)
+        else:
+            waiting.append(repair)
+    return attrs.evolve(state, repairs=tuple(waiting)), tuple(begun)
 
 
 def _waits(state: ClusterState) -> bool:
     """Whether something from outside is still to come: the rollout's word, a person's, a clock's."""
-    if state.slots == 0 and (_left(state) or not wave_begun(state, 0 if state.plan.pilots else 1)):
+    more = _more_to_do(state)
+    if unanswered(state):
         return True
-    return _left(state) and (
-        state.draining
-        or state.at_barrier is not None
-        or state.paused is not None
-        or not state.window_open
-        or at_risk(state)
-    )
+    if state.slots == 0 and (more or not wave_begun(state, 0 if state.plan.pilots else 1)):
+        return True
+    if state.draining or state.paused is not None or not state.window_open:
+        return more
+    return _left(state) and (state.at_barrier is not None or at_risk(state))
+
+
+def _more_to_do(state: ClusterState) -> bool:
+    return bool(state.repairs) or _left(state)
 
 
 def at_risk(state: ClusterState) -> bool:
@@ -535,26 +580,43 @@ def _left(state: ClusterState) -> bool:
     return CODES[HostState.NOT_STARTED] in state.codes
 
 
+def needs(state: ClusterState) -> int:
+    """How many slots it can use at most from now on: hosts in flight, and hosts that may be yet, parked ones too.
+
+    It never rises: what a cluster has said that it does not need may be given to another at once.
+    """
+    may_start = state.codes.count(CODES[HostState.NOT_STARTED]) if state.stopped is None else 0
+    return state.in_flight + may_start + len(state.parked)
+
+
+def gives_back(state: ClusterState, told: int | None) -> bool:
+    """Whether it needs so much less than the rollout counts for it that it is worth a message.
+
+    At its end a cluster has fewer hosts left than slots. Each success then frees one; of many slots not each is
+    worth a message, since a rollout's history has to hold those of all its clusters.
+
+    Args:
+        state: The cluster.
+        told: What it said last that it needs. None: it has not said so yet.
+    """
+    if state.slots is None:
+        return False
+    counted = state.slots if told is None else min(state.slots, told)
+    return counted - needs(state) >= max(counted // 8, 1)
+
+
 def _pick(state: ClusterState) -> int | None:
     """The next host: the first in the list that may be out of service beside those that are out."""
     plan, waiting = state.plan, CODES[HostState.NOT_STARTED]
     host = state.codes.find(waiting)
     if plan.max_per_domain is None:
         return host if host >= 0 else None
-    out = Counter(plan.domains[each] for each in _out_of_service(state))
+    out = Counter(plan.domains[each] for each in out_of_service(state))
     while host >= 0:
         if out[plan.domains[host]] < plan.max_per_domain:
             return host
         host = state.codes.find(waiting, host + 1)
     return None
-
-
-def _out_of_service(state: ClusterState) -> Iterator[int]:
-    yield from state.held
-    host = state.codes.find(IN_FLIGHT)
-    while host >= 0:
-        yield host
-        host = state.codes.find(IN_FLIGHT, host + 1)
 
 
 def _at_barrier(state: ClusterState) -> Decision:
@@ -564,12 +626,15 @@ def _at_barrier(state: ClusterState) -> Decision:
     if state.slots == 0 or state.draining:
         return state, ()  # it is not its turn
     wave = state.group.wave + 1
+    # People have seen this group as it is: a pilot that is repaired, and needed nothing, is not replaced.
+    over = attrs.evolve(state.group, limit=0)
     if state.plan.soaks and state.group.started and not state.soaked:
-        return attrs.evolve(state, at_barrier="soak"), (BeginSoak(state.group.wave),)
+        state = attrs.evolve(state, at_barrier="soak", group=over)
+        return state, (BeginSoak(state.group.wave),)
     if wave in state.skip_waves:
         return _at_barrier(_without_wave(state, wave))
     if wave in state.plan.gates and wave not in state.opened:
-        return attrs.evolve(state, at_barrier="gate"), (AskGate(wave),)
+        return attrs.evolve(state, at_barrier="gate", group=over), (AskGate(wave),)
     group = Group(wave=wave, limit=state.plan.wave_size(wave))
     return attrs.evolve(state, group=group, soaked=False), ()
 
@@ -592,15 +657,35 @@ def _room_in_group(state: ClusterState) -> bool:
     return group.started < group.limit
 
 
+def _has_turn(state: ClusterState) -> bool:
+    """Whether any host may start now, a new one or one that is repaired."""
+    if state.draining or state.paused is not None or not state.window_open:
+        return False
+    slots = state.plan.max_parallel if state.slots is None else state.slots
+    return state.in_flight < min(slots, state.plan.max_parallel)
+
+
+def _may_go_on(state: ClusterState, host: int) -> bool:
+    """Whether this parked host may be in flight again. It has its place in every budget already."""
+    if not _has_turn(state):
+        return False
+    plan = state.plan
+    if host in state.held:
+        return True  # out of service it is already
+    if many_out_of_service(state) >= plan.max_out_of_service:
+        return False
+    if plan.max_per_domain is None:
+        return True
+    domain = plan.domains[host]
+    out = sum(plan.domains[each] == domain for each in out_of_service(state))
+    return out < plan.max_per_domain
+
+
 def _may_start(state: ClusterState) -> bool:
     plan, in_flight = state.plan, state.in_flight
-    if state.paused is not None or state.draining or not state.window_open:
+    if not _has_turn(state) or not _room_in_group(state):
         return False
-    if not _room_in_group(state):
-        return False
-    if in_flight >= plan.max_parallel or (state.slots is not None and in_flight >= state.slots):
-        return False
-    if in_flight + len(state.held) >= plan.max_out_of_service or at_risk(state):
+    if many_out_of_service(state) >= plan.max_out_of_service or at_risk(state):
         return False
     if state.group.wave == 0 and not _admits(plan.pilot_budget, state.group, in_flight):
         return False
@@ -624,20 +709,16 @@ def _why_stuck(state: ClusterState) -> str:
     return f"nothing may start: {held} held out of service, {limit}"
 
 
-def _with(codes: bytes, host: int, code: bytes) -> bytes:
-    return codes[:host] + code + codes[host + 1 :]
-
-
 # What became of the cluster
 
 
 def host_state(state: ClusterState, host: int) -> HostState | None:
-    """The state of one host; None while it is in flight."""
+    """The state of one host; None while it is in flight or parked."""
     return _STATES.get(state.codes[host])
 
 
 def counts(state: ClusterState) -> dict[HostState, int]:
-    """How many hosts are in each state, those in flight aside. Only states that occur."""
+    """How many hosts are in each state, those in flight or parked aside. Only states that occur."""
     found = {each: state.codes.count(code) for each, code in CODES.items()}
     return {each: number for each, number in found.items() if number}
 

@@ -19,7 +19,11 @@ FORMS = (
 
 
 def why_no_gate(gate: str, *, clusters: Iterable[str], rings: int, has_pilots: bool) -> str | None:
-    """Why a rollout has no gate of this name, or None if it has."""
+    """Why a rollout has no gate of this name, or None if it has.
+
+    ``ring-1`` asks after ``start``: where the first rings are done, the gate of a later one guards the first that
+    is left.
+    """
     match = _FORM.fullmatch(gate)
     if match is None:
         return f"gates are {FORMS}"
@@ -32,8 +36,8 @@ def why_no_gate(gate: str, *, clusters: Iterable[str], rings: int, has_pilots: b
         return "there are no pilots to promote after: 'pilot_hosts' is 0"
     if wave == "1":
         return 'the gate before the first wave is "promote", or without pilots "start"'
-    if ring == "1":
-        return 'the gate before the first ring is "start"'
+    if ring == "1" and not rings:
+        return 'the policy has no rings: the gate before all clusters is "start"'
     if ring and int(ring) > rings:
         return f"the policy has {rings} rings"
     return None

@@ -9,6 +9,10 @@ Three ways through the steps:
 * *close*: the host was not touched. What is open is closed, in reverse, and the host is as it was.
 * *recover*: the update began and a step failed. Services are started, health is checked, and only a
   healthy host returns to service; otherwise it is held.
+
+A procedure that *parks* stops where a step failed on the way forward, and leaves the host exactly as it
+is: nothing is closed. A person decides: ``retried``, ``accepted`` or ``restored`` give the procedure that
+goes on, again with ``Started``.
 """
 
 from __future__ import annotations
@@ -18,12 +22,13 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 
+from ..exceptions import InvalidRequest
 from ._rollout_policy import RebootWhen
 from ._rules import did_you_mean
 from ._states import HostState
 from ._steps import CLOSERS, Step
 
-Way = Literal["forward", "close", "recover", "ended"]
+Way = Literal["forward", "close", "recover", "parked", "ended"]
 
 
 @attrs.frozen(kw_only=True)
@@ -33,6 +38,8 @@ class Failure:
     step: str
     message: str
     unreachable: bool = False
+    checkpoint: object | None = None
+    """What its activity had saved last, as a JSON value; None: nothing that is known."""
 
 
 @attrs.frozen(kw_only=True)
@@ -66,6 +73,12 @@ class Procedure:
     """Why the update was torn apart. The host is held as it is: nobody knows what state that is."""
     halt: bool = False
     """Whether it is to stand still at the next safe point: between two steps, before the update begins."""
+    parks: bool = False
+    """Whether a step that fails on the way forward leaves the host as it is, for a person to decide."""
+    tries: int = 1
+    """One more each time that a person has it retried."""
+    retrying: Failure | None = None
+    """The failure that it is being retried after, until the step of that failure has run again."""
 
 
 # Events
@@ -90,6 +103,7 @@ class StepEnded:
     already: tuple[str, ...] = ()
     message: str = ""
     attempt: int = 1
+    checkpoint: object | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -100,6 +114,7 @@ class StepBroke:
     message: str
     unreachable: bool = False
     cancelled: bool = False
+    checkpoint: object | None = None
 
 
 @attrs.frozen
@@ -141,10 +156,16 @@ HostEvent: TypeAlias = (
 
 @attrs.frozen
 class RunStep:
-    """Schedule this step. ``bounded``: it gives something back, so it has a time limit."""
+    """Schedule this step. ``bounded``: it gives something back, so it has a time limit.
+
+    ``number`` tells the runs of one step apart: only a person's retry makes it higher. ``checkpoint``: what
+    the step had saved when it failed, for the very step that is retried.
+    """
 
     step: Step
     bounded: bool = False
+    number: int = 1
+    checkpoint: object | None = None
 
 
 @attrs.frozen
@@ -157,7 +178,7 @@ class InterruptStep:
 
 @attrs.frozen
 class EndHost:
-    """Nothing is left to do: ``verdict`` says what became of the host."""
+    """Nothing is left to do, or nothing until a person decides: ``verdict`` says what became of the host."""
 
 
 HostCommand: TypeAlias = RunStep | InterruptStep | EndHost
@@ -166,9 +187,14 @@ Decision: TypeAlias = "tuple[Procedure, tuple[HostCommand, ...]]"
 
 def decide(state: Procedure, event: HostEvent) -> Decision:
     """What follows from an event. One that the state does not wait for changes nothing."""
-    if state.way == "ended":
+    if over(state):
         return state, ()
     return _DECIDE[type(event)](state, event)
+
+
+def over(state: Procedure) -> bool:
+    """Whether nothing follows by itself any more: it has ended, or it is parked."""
+    return state.way in ("parked", "ended")
 
 
 def _begin(state: Procedure, event: Started) -> Decision:
@@ -176,8 +202,11 @@ def _begin(state: Procedure, event: Started) -> Decision:
 
 
 def _cancel_requested(state: Procedure, event: CancelRequested) -> Decision:
+    if state.touched and state.way == "forward":
+        # An update that has begun runs to its end. Whoever cancels it will not come back for it, though.
+        return attrs.evolve(state, parks=False), ()
     if state.touched or state.cancelled is not None or state.way != "forward":
-        return state, ()  # an update that has begun runs to its end; so do closers
+        return state, ()  # closers run to their end, too
     state = attrs.evolve(state, cancelled=event.reason or "cancelled")
     if state.running is None:
         return _next(state)
@@ -206,6 +235,7 @@ def _may_halt(state: Procedure) -> bool:
 def _kill_requested(state: Procedure, event: KillRequested) -> Decision:
     if not state.touched:
         return _cancel_requested(state, CancelRequested(event.reason))
+    state = attrs.evolve(state, parks=False)
     step = _step(state, state.running) if state.running is not None else None
     if state.killed is not None or step is None or step.kind != "update":
         return state, ()  # what comes after the update gives back: it runs to its end
@@ -219,11 +249,18 @@ def _step_ended(state: Procedure, event: StepEnded) -> Decision:
     step = _step(state, event.step)
     problem = _verdict_problem(state, step, event)
     if problem is not None:
-        return _step_broke(state, StepBroke(step=step.name, message=problem))
+        broke = StepBroke(step=step.name, message=problem, checkpoint=event.checkpoint)
+        return _step_broke(state, broke)
+    return _next(_done(state, step, event))
+
+
+def _done(state: Procedure, step: Step, event: StepEnded) -> Procedure:
+    """What follows from a step that was done."""
     checked = (*state.checked, step.name) if step.kind == "health" else state.checked
-    state = attrs.evolve(
+    return attrs.evolve(
         state,
         running=None,
+        retrying=_still_retrying(state, step),
         completed=(*state.completed, step.name),
         open=_still_open(state, step),
         already=(*state.already, *_found_already(state, step, event)),
@@ -242,14 +279,17 @@ def _step_ended(state: Procedure, event: StepEnded) -> Decision:
         boot_id=event.boot_id or state.boot_id,
         killed=None if step.kind == "update" else state.killed,  # it was done before it was torn
     )
-    return _next(state)
 
 
 def _step_broke(state: Procedure, event: StepBroke) -> Decision:
     if event.step != state.running:
         return state, ()
     step = _step(state, event.step)
-    state = attrs.evolve(state, running=None)
+    # One that failed before it saved anything has lost nothing of what it was retried with.
+    kept = event.checkpoint
+    if kept is None and state.retrying is not None and state.retrying.step == step.name:
+        kept = state.retrying.checkpoint
+    state = attrs.evolve(state, running=None, retrying=_still_retrying(state, step))
     if step.kind == "health":
         state = attrs.evolve(state, healthy=False)
     if step.kind == "closes":
@@ -264,10 +304,15 @@ def _step_broke(state: Procedure, event: StepBroke) -> Decision:
         return _next(state)
     # A host that needs nothing, but that we could not give back, is no success either.
     if state.failure is None and (state.way == "forward" or state.not_needed):
-        state = attrs.evolve(
-            state,
-            failure=Failure(step=step.name, message=event.message, unreachable=event.unreachable),
+        failure = Failure(
+            step=step.name,
+            message=event.message,
+            unreachable=event.unreachable,
+            checkpoint=kept if state.parks else None,
         )
+        state = attrs.evolve(state, failure=failure)
+    if state.parks and state.way == "forward":
+        return attrs.evolve(state, way="parked"), (EndHost(),)
     return _next(state)
 
 
@@ -313,10 +358,12 @@ def _next(state: Procedure) -> Decision:
         running=step.name,
         position=state.steps.index(step) + 1 if forward else state.position,
         # Open from the moment it is scheduled: an attempt that timed out may have acted.
-        open=(*state.open, step.name) if step.kind == "takes" else state.open,
+        open=_with_open(state, step) if step.kind == "takes" else state.open,
         touched=state.touched or step.kind == "update",
     )
-    return state, (RunStep(step, bounded=not forward),)
+    retried = state.retrying is not None and state.retrying.step == step.name
+    checkpoint = state.retrying.checkpoint if retried and state.retrying is not None else None
+    return state, (RunStep(step, bounded=not forward, number=state.tries, checkpoint=checkpoint),)
 
 
 def _forward(state: Procedure) -> Step | None:
@@ -361,6 +408,18 @@ def _open_closer(state: Procedure, *, returning: bool) -> Step | None:
     return None
 
 
+def _with_open(state: Procedure, taking: Step) -> tuple[str, ...]:
+    # In the order of the steps, also where a retry takes again what is open, or was closed meanwhile:
+    # in reverse of it they are closed.
+    taken = {*state.open, taking.name}
+    return tuple(step.name for step in state.steps if step.name in taken)
+
+
+def _still_retrying(state: Procedure, ended: Step) -> Failure | None:
+    again = state.retrying
+    return None if again is not None and again.step == ended.name else again
+
+
 def _still_open(state: Procedure, ended: Step) -> tuple[str, ...]:
     return tuple(taken for taken in state.open if _closer_of(state, taken) != ended.name)
 
@@ -401,7 +460,8 @@ def _found_already(state: Procedure, step: Step, event: StepEnded) -> tuple[str,
     # Only a gate looks at the host as it was, and what we have taken ourselves was not there before.
     if step.kind != "gate":
         return ()
-    return tuple(name for name in event.already if name not in state.open)
+    known = {*state.open, *state.already}  # a retry may ask the same gate again
+    return tuple(dict.fromkeys(name for name in event.already if name not in known))
 
 
 def _verdict_problem(state: Procedure, step: Step, event: StepEnded) -> str | None:
@@ -426,6 +486,99 @@ def _verdict_problem(state: Procedure, step: Step, event: StepEnded) -> str | No
     return None
 
 
+# What a person decides about a parked host
+
+
+def retried(state: Procedure, step: str | None = None) -> Procedure:
+    """The procedure that tries again; it begins with ``Started``.
+
+    Args:
+        state: A parked procedure.
+        step: Where to begin: the step that failed or one before it, without a checkpoint. None: with the step
+            that failed, and with its checkpoint.
+
+    Raises:
+        InvalidRequest: It is not parked, or ``step`` is none of those.
+    """
+    failure = _failure_of(state, "retried")
+    known = [each.name for each in state.steps]
+    may_begin = known[: known.index(failure.step) + 1]
+    if step is not None and step not in may_begin:
+        if step in known:
+            raise InvalidRequest(
+                [f"'step' must not come after {failure.step!r}, which failed (got {step!r})"]
+            )
+        raise InvalidRequest(
+            [
+                f"'step' must be in {tuple(may_begin)!r} (got {step!r}){did_you_mean(step, may_begin)}"
+            ]
+        )
+    position = known.index(failure.step if step is None else step)
+    before = known[:position]
+    return attrs.evolve(
+        _released(state),
+        tries=state.tries + 1,
+        position=position,
+        completed=tuple(name for name in state.completed if name in before),
+        # As after a first attempt: the update that failed may have done it.
+        changed=state.changed or _step(state, failure.step).kind == "update",
+        retrying=failure if step is None else None,
+    )
+
+
+def accepted(state: Procedure) -> Procedure:
+    """The procedure that takes the failed step for done and goes on behind it, with ``Started``.
+
+    What would follow from the step follows: what it closes is closed, the host counts as healthy, as
+    updated and changed, or as rebooted.
+
+    Args:
+        state: A parked procedure.
+
+    Raises:
+        InvalidRequest: It is not parked.
+    """
+    step = _step(state, _failure_of(state, "accepted").step)
+    state = _done(_released(state), step, StepEnded(step=step.name, changed=True))
+    # Somebody says that it was rebooted; which boot id it has since, nobody does.
+    return attrs.evolve(state, boot_id=None) if step.kind == "reboot" else state
+
+
+def restored(state: Procedure) -> Procedure:
+    """The procedure that gives the host back, as if it had not been parked; it begins with ``Started``.
+
+    Args:
+        state: A parked procedure.
+
+    Raises:
+        InvalidRequest: It is not parked.
+    """
+    failure = attrs.evolve(
+        _failure_of(state, "restored"), checkpoint=None
+    )  # nobody resumes from it
+    way: Way = "recover" if state.touched else "close"
+    return attrs.evolve(state, way=way, halt=False, failure=failure)
+
+
+def _failure_of(state: Procedure, verb: str) -> Failure:
+    if state.way != "parked" or state.failure is None:
+        raise InvalidRequest([f"only a parked procedure can be {verb} (this one is {state.way!r})"])
+    return state.failure
+
+
+def _released(state: Procedure) -> Procedure:
+    """On its way forward again. What was found before says nothing: people may have acted on the host."""
+    return attrs.evolve(
+        state,
+        way="forward",
+        halt=False,
+        failure=None,
+        healthy=None,
+        checked=(),
+        closed_in_vain={},  # only the step that failed can have closed in vain, on the way forward
+    )
+
+
 # What became of the host
 
 
@@ -448,6 +601,8 @@ def why_left_out(state: Procedure) -> str | None:
         return f"held: {state.killed}"
     if not state.open:
         return None
+    if state.way == "parked":
+        return f"{', '.join(state.open)}: parked, waits for retry, accept, restore or skip"
     reasons: list[str] = []
     for taken in state.open:
         why = state.closed_in_vain.get(taken)

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Literal, final
 
 import attrs
 
-from ._rules import Checked, at_least, at_most, canonical, flag, must, one_of, optional, text
+from ._rules import (
+    Checked,
+    at_least,
+    at_most,
+    canonical,
+    did_you_mean,
+    flag,
+    must,
+    one_of,
+    optional,
+    text,
+)
 
 OrderBy = Literal["listed", "shuffled", "spread"]
 """What the order of the hosts follows."""
+
+MAX_KNOWN = 20
+"""Labels that are named where the one that was meant is not there."""
 
 
 @final
@@ -20,7 +35,8 @@ class HostOrder(Checked):
     """In which order the hosts of a cluster start, pilots first.
 
     A failure domain is what fails together: a rack, a zone. A label of the host names it. The hosts that
-    lack the label, or have it empty, are together one more domain: nobody knows that they are apart.
+    lack the label, or have it empty, are together one more domain: nobody knows that they are apart. A
+    label that no host of a cluster has refuses the plan.
 
     Args:
         by: As the inventory lists them (``"listed"``, the default); in an order that looks random
@@ -79,6 +95,33 @@ def domain_of(order: HostOrder, labels: Mapping[str, str]) -> str:
     if order.domain_label is None:
         return ""
     return labels.get(order.domain_label, "").strip()
+
+
+def why_no_domains(order: HostOrder, labels: Iterable[Mapping[str, str]]) -> str | None:
+    """Why the hosts cannot be told apart by the label, or None if they can, or need not be.
+
+    Without this, a label that is misspelt would make one domain of the whole cluster.
+
+    Args:
+        order: What the order follows.
+        labels: The labels of each host that is listed.
+    """
+    if order.domain_label is None:
+        return None
+    listed, known = False, dict[str, None]()
+    for some in labels:
+        if domain_of(order, some):
+            return None
+        listed = True
+        known.update(dict.fromkeys(some))
+    if not listed:
+        return None  # an empty cluster is another problem
+    has = ", ".join(map(repr, islice(known, MAX_KNOWN)))
+    return (
+        f"'policy.order.domain_label' must be a label of the hosts (got {order.domain_label!r}, which no "
+        f"host has{did_you_mean(order.domain_label, islice(known, MAX_KNOWN))}; they have "
+        f"{has or 'no labels at all'}): have list_hosts() give it to them, or name another"
+    )
 
 
 def ordered(

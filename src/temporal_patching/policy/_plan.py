@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 
 from ._gates import START, wave_gate
 from ._rollout_policy import ClusterPlan, RolloutPolicy, wave_sizes
+from ._rules import canonical
 
 
 def fingerprint(what: object) -> str:
-    """The same for the same JSON, on every machine."""
+    """The same for the same JSON, on every machine, and short enough for a line: 128 bits, in hex."""
     written = json.dumps(what, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(written.encode("utf-8", "backslashreplace")).hexdigest()
+    return hashlib.sha256(written.encode("utf-8", "backslashreplace")).hexdigest()[:32]
+
+
+def list_fingerprint(names: Iterable[str]) -> str:
+    """That of a frozen list of hosts, whole: the plan's is made of it. The order counts."""
+    return hashlib.sha256("\n".join(map(canonical, names)).encode()).hexdigest()
+
+
+def shown_fingerprint(whole: str) -> str:
+    """What people are shown of a list's fingerprint."""
+    return whole[:16]
 
 
 def least_duration(
@@ -56,18 +67,29 @@ def _of_ring(clusters: Iterable[timedelta], at_once: int | None) -> timedelta:
     return max(lanes, default=timedelta(0))
 
 
-def in_order(gates: Iterable[str], waves: int, rings: int) -> tuple[str, ...]:
-    """The gates in the order in which they ask, one ring after the other.
+def gates_in_order(
+    gates: Iterable[str], rings: Iterable[Iterable[str]], waves: Mapping[str, int]
+) -> tuple[str, ...]:
+    """The gates in the order in which they ask, ring by ring; last those that will not ask.
+
+    A gate of all clusters asks in the first ring that has a cluster that comes to it, and not to its own.
 
     Args:
         gates: Names of all gates.
-        waves: The most waves of a cluster.
-        rings: How many rings there are.
+        rings: The clusters of each ring.
+        waves: How many waves each cluster has after its pilots.
     """
-    left = set(gates)
-    names = [START, *(f"ring-{number}" for number in range(1, rings + 1))]
-    names += [wave_gate(wave) for wave in range(1, waves + 1)]
-    found: list[str] = []
-    for name in names:
-        found += sorted(gate for gate in left if gate.partition("/")[0] == name)
-    return (*found, *sorted(left.difference(found)))
+    given = set(gates)
+    names = [START]
+    for number, ring in enumerate(rings, start=1):
+        clusters = tuple(ring)
+        names.append(f"ring-{number}")
+        for wave in range(1, max((waves[each] for each in clusters), default=0) + 1):
+            gate = wave_gate(wave)
+            there = [each for each in clusters if waves[each] >= wave]
+            own = [f"{gate}/{each}" for each in there]
+            names += own
+            if not given.issuperset(own):
+                names.append(gate)
+    asking = tuple(dict.fromkeys(name for name in names if name in given))
+    return (*asking, *sorted(given.difference(asking)))

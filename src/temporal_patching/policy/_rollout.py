@@ -7,6 +7,7 @@ What people ask of it while it runs are events like any other; ``_verbs`` says w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
@@ -15,6 +16,7 @@ import attrs
 from ._amount import rounded_down
 from ._cluster import PauseAfter
 from ._gates import START, wave_gate
+from ._repair import PendingRepair, Repair
 from ._rollout_policy import RolloutPolicy, allowed, cluster_plan
 from ._rules import canonical, did_you_mean
 from ._states import Outcome
@@ -58,6 +60,8 @@ class ClusterView:
     slots: int | None = 0
     risk: int | None = None
     """How many of its hosts may have failed or be in flight, under a strict total budget."""
+    needs: int | None = None
+    """How many slots it can use at most, as it has told. None: its list is not known yet."""
     stop: str | None = None
     finishes: bool = False
     """What is in flight when it stops runs to its end, whatever the policy says."""
@@ -75,6 +79,14 @@ class ClusterView:
     skip: frozenset[str] = frozenset()
     """Hosts that it is not to start."""
     skip_waves: frozenset[int] = frozenset()
+    parked: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    """Hosts that failed and wait for a person: canonical name to the step that failed."""
+    repairs: tuple[PendingRepair, ...] = ()
+    """What people have asked for parked hosts, and the cluster has not taken up yet."""
+    repairs_asked: int = 0
+    """How many it was ever asked for: the number of the last one."""
+    repairs_waiting: int = 0
+    """How many it has taken up, but not begun."""
 
 
 @attrs.frozen(kw_only=True)
@@ -167,7 +179,12 @@ class GateShut:
 
 @attrs.frozen(kw_only=True)
 class ClusterProgressed:
-    """Cumulative counts of a cluster that runs. ``stopped``: why it has stopped by itself."""
+    """How far a cluster is that runs. It replaces what was known of it: a repair makes failures fall.
+
+    ``stopped``: why it has stopped by itself. ``parked``: its hosts that wait for a person, and the step
+    that failed of each. ``repaired``: the number of the last repair that it has taken up;
+    ``repairs_waiting``: how many of those it has not begun.
+    """
 
     cluster: str
     acted: int
@@ -176,11 +193,16 @@ class ClusterProgressed:
     stopped: str | None = None
     quiet: bool = False
     at_gate: int | None = None
+    needs: int | None = None
+    """How many slots it can use at most from now on. None: no news."""
+    parked: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    repaired: int = 0
+    repairs_waiting: int = 0
 
 
 @attrs.frozen(kw_only=True)
 class ClusterEnded:
-    """A cluster's child has ended."""
+    """A cluster's child has ended. ``reported``: the counts are its own, and the truth."""
 
     cluster: str
     outcome: Outcome
@@ -188,6 +210,7 @@ class ClusterEnded:
     acted: int = 0
     failed: int = 0
     unreachable: int = 0
+    reported: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -229,6 +252,16 @@ class SkipRequested:
     wave: int | None = None
 
 
+@attrs.frozen(kw_only=True)
+class RepairRequested:
+    """What is to be done with a parked host. ``step``: where a retry begins; None: at the step that failed."""
+
+    cluster: str
+    host: str
+    how: Repair
+    step: str | None = None
+
+
 @attrs.frozen
 class WindowChanged:
     """Hosts may start now, or may not. ``stale``: the approval to start is too old by now."""
@@ -265,6 +298,7 @@ RolloutEvent: TypeAlias = (
     | AbortRequested
     | LimitsRequested
     | SkipRequested
+    | RepairRequested
     | WindowChanged
     | WindowsClosed
     | HistoryFull
@@ -337,6 +371,7 @@ def _planned(state: RolloutState, event: ClusterPlanned) -> Decision:
             name_characters=sum(map(len, event.hosts)),
             longest_name=max(map(len, event.hosts), default=0),
             max_parallel=event.max_parallel,
+            needs=len(event.hosts),
         ),
         seen=seen,
         named=state.named | {canonical(name) for name in event.named},
@@ -434,7 +469,9 @@ def _told_to_stop(state: RolloutState, clusters: Iterable[str], reason: str) -> 
     views = (_view(state, name) for name in clusters)
     told = tuple(view.name for view in views if view.phase != "ended" and view.stop is None)
     for name in told:
-        state = _with(state, name, stop=reason)
+        state = _with(
+            state, name, stop=reason, quiet=False
+        )  # what stood still moves, to be given back
     return state, tuple(TellCluster(name) for name in told)
 
 
@@ -467,7 +504,9 @@ def _gate_shut(state: RolloutState, event: GateShut) -> Decision:
         state = attrs.evolve(state, outcome=event.outcome, reason=event.reason)
     cluster = event.gate.partition("/")[2]
     if cluster and state.policy.stop_scope == "cluster":
-        return _told_to_stop(state, [cluster], event.reason)
+        state, told = _told_to_stop(state, [cluster], event.reason)
+        state, granted = _grant(state)
+        return state, (*told, *granted)
     return _stop_all(state, event.reason)
 
 
@@ -526,14 +565,21 @@ def _progressed(state: RolloutState, event: ClusterProgressed) -> Decision:
     view = _view(state, event.cluster)
     if view.phase == "ended":
         return state, ()
+    pending = tuple(repair for repair in view.repairs if repair.number > event.repaired)
+    asked = {repair.host for repair in pending}
     state = _with(
         state,
         event.cluster,
-        acted=max(view.acted, event.acted),
-        failed=max(view.failed, event.failed),
-        unreachable=max(view.unreachable, event.unreachable),
+        acted=event.acted,
+        failed=event.failed,
+        unreachable=event.unreachable,
         quiet=event.quiet,
         at_gate=event.at_gate,
+        # It never rises: an old message takes back nothing that another cluster has by now.
+        needs=min((each for each in (view.needs, event.needs) if each is not None), default=None),
+        parked={host: step for host, step in event.parked.items() if host not in asked},
+        repairs=pending,
+        repairs_waiting=event.repairs_waiting,
     )
     return _after_counts(state, event.cluster, event.stopped)
 
@@ -542,16 +588,21 @@ def _ended(state: RolloutState, event: ClusterEnded) -> Decision:
     view = _view(state, event.cluster)
     if view.phase == "ended":
         return state, ()
+    # One that ended without a report does not know better than its last message.
+    least = ClusterView(name="") if event.reported else view
     state = _with(
         state,
         event.cluster,
         phase="ended",
         slots=0,
+        risk=None,
         at_gate=None,
-        # One that ended without a report does not know better than its last message.
-        acted=max(view.acted, event.acted),
-        failed=max(view.failed, event.failed),
-        unreachable=max(view.unreachable, event.unreachable),
+        acted=max(least.acted, event.acted),
+        failed=max(least.failed, event.failed),
+        unreachable=max(least.unreachable, event.unreachable),
+        parked={},
+        repairs=(),
+        repairs_waiting=0,
     )
     why = event.reason or event.outcome.value
     if state.phase == "listing":  # its own list may be complete: without it the plan is not
@@ -670,6 +721,27 @@ def _skip_requested(state: RolloutState, event: SkipRequested) -> Decision:
     return state, tuple(TellCluster(name) for name in names)
 
 
+def _repair_requested(state: RolloutState, event: RepairRequested) -> Decision:
+    view = _view(state, event.cluster)
+    if view.phase != "running":
+        return state, ()
+    host, number = canonical(event.host), view.repairs_asked + 1
+    repair = PendingRepair(number=number, host=host, how=event.how, step=event.step)
+    state = _with(
+        state,
+        event.cluster,
+        parked={name: step for name, step in view.parked.items() if name != host},
+        repairs=(*view.repairs, repair),
+        repairs_asked=number,
+        quiet=view.quiet and event.how != "restore",  # that moves, also while it is paused
+    )
+    told = TellCluster(event.cluster)
+    if state.phase != "running":
+        return state, (told,)
+    state, granted = _grant(state)
+    return state, (told, *(each for each in granted if each != told))
+
+
 def _window_changed(state: RolloutState, event: WindowChanged) -> Decision:
     if state.window_open == event.open:
         return state, ()
@@ -681,14 +753,17 @@ def _window_changed(state: RolloutState, event: WindowChanged) -> Decision:
 
 
 def hosts_may_start(state: RolloutState) -> bool:
-    """Whether the windows are open, and the approval to start still holds."""
-    return state.window_open and not (
-        state.phase == "running" and START in state.asked - state.passed
-    )
+    """Whether the windows are open, the approval to start still holds, and nobody has ended it."""
+    holds = START not in state.asked - state.passed
+    # The orders of an abort may be heard before its cancel.
+    return state.window_open and holds and state.aborting is None
 
 
 def _windows_closed(state: RolloutState, event: WindowsClosed | HistoryFull) -> Decision:
-    if state.phase in ("listing", "gate") and event.for_good:
+    if state.phase == "listing" and event.for_good:  # refused with all its problems, dry run or not
+        news = () if event.reason in state.problems else (event.reason,)
+        return attrs.evolve(state, problems=(*state.problems, *news)), ()
+    if state.phase == "gate" and event.for_good:
         return _shut(state, Outcome.STOPPED, event.reason)
     if state.phase != "running":
         return state, ()  # nothing has begun: it waits for the next ones
@@ -717,14 +792,18 @@ def _abort_requested(state: RolloutState, event: AbortRequested) -> Decision:
 
 
 def _grant(state: RolloutState) -> Decision:
-    """Slots for the clusters whose turn it is. A share is freed by the end of its cluster, or by a lower limit."""
+    """Slots for the clusters whose turn it is.
+
+    A share is freed by the end of its cluster, by a lower limit, or by a cluster that cannot use it any more.
+    """
     commands: list[RolloutCommand] = []
-    for name, slots in grants(state).items():
+    for name, (slots, risk) in grants(state).items():
         view = _view(state, name)
-        risk = failures_of(view) + (slots or 0) if _is_strict(state) else None
         if (view.slots, view.risk) != (slots, risk) or view.phase == "planned":
+            # One that has given slots back need not be told: it cannot use them.
+            told = view.phase == "planned" or not slots == _useful(view) < _usable(view)
             state = _with(state, name, slots=slots, risk=risk, phase="running")
-            commands.append(TellCluster(name))
+            commands += [TellCluster(name)] if told else []
     gate = _ring_gate(state)
     if gate is not None and gate not in state.asked:
         state = attrs.evolve(state, asked=state.asked | {gate})
@@ -760,51 +839,107 @@ def _turn(state: RolloutState) -> list[ClusterView]:
     return [*(view for view in running if view.stop is None), *planned[:more]]
 
 
-def grants(state: RolloutState) -> dict[str, int | None]:
-    """How many hosts each cluster whose turn it is may have in flight. None: as many as its plan says.
+def grants(state: RolloutState) -> dict[str, tuple[int | None, int | None]]:
+    """How many hosts each cluster whose turn it is may have in flight, and how many of them at risk.
 
-    A strict total budget limits them, too: as many may be in flight as may still fail, and one more. So the
-    failure that exceeds the budget is the last one.
+    None: as many as its plan says. A strict total budget limits both: as many may be at risk (failed, or in
+    flight) as may fail, and one more. So the failure that exceeds the budget is the last one. What was
+    granted at risk is only taken back by a lower budget: a host in flight again, since it is repaired, had
+    its unit already, and may need it again before the cluster hears anything else.
     """
-    turn, total = _turn(state), _at_once(state)
-    if total is None:
-        return {view.name: None for view in turn}
-    shares = {view.name: _usable(view) for view in turn}
-    wanted = {view.name: max(view.max_parallel, 1) for view in turn}
-    ending = (view for view in state.clusters if view.phase == "running" and view.stop is not None)
-    free = total - sum(map(_usable, ending)) - sum(shares.values())
-    while free < 0 and any(shares.values()):  # the limit was lowered: the widest gives first
-        shares[max(shares, key=lambda name: shares[name])] -= 1
+    turn, most, at_risk = _turn(state), _at_once(state), _at_risk(state)
+    if most is None and at_risk is None:
+        return {view.name: (None, None) for view in turn}
+    shares = {view.name: _useful(view) for view in turn}
+    spare = {view.name: _spare(view) for view in turn}
+    wanted = {view.name: max(_needed(view, view.max_parallel), 1) for view in turn}
+    others = [
+        view for view in state.clusters if view.phase == "running" and view.name not in shares
+    ]
+    slots = sum(_needed(view, _usable(view)) for view in others)
+    units = sum(map(_spare, others))
+    free = math.inf if most is None else most - slots - sum(shares.values())
+    left = math.inf
+    if at_risk is not None:
+        taken = slots + units + sum(shares.values()) + sum(spare.values())
+        left = at_risk - sum(map(_certain, state.clusters)) - taken
+    while left < 0 and any(
+        spare.values()
+    ):  # the budget was lowered: what is not in use gives first
+        spare[_widest(spare)] -= 1
+        left += 1
+    while (free < 0 or left < 0) and any(shares.values()):  # the limit was: the widest gives first
+        widest = _widest(shares)
+        shares[widest] -= 1
         free += 1
-    while free > 0 and any(shares[name] < wanted[name] for name in shares):
+        if left < 0:
+            left += 1
+        else:
+            spare[widest] += 1
+    gives = True
+    while gives:
+        gives = False
         for name in shares:
-            if free > 0 and shares[name] < wanted[name]:
-                shares[name] += 1
-                free -= 1
+            if shares[name] < wanted[name] and free > 0 and (spare[name] or left > 0):
+                shares[name], free, gives = shares[name] + 1, free - 1, True
+                if spare[name]:
+                    spare[name] -= 1
+                else:
+                    left -= 1
+    failed = {view.name: _certain(view) for view in turn}
     begun = {view.name for view in turn if view.phase == "running"}
-    return {name: share for name, share in shares.items() if share or name in begun}
+    return {
+        name: (share, None if at_risk is None else failed[name] + share + spare[name])
+        for name, share in shares.items()
+        if share or name in begun
+    }
+
+
+def _widest(shares: Mapping[str, int]) -> str:
+    return max(shares, key=lambda name: shares[name])
 
 
 def _at_once(state: RolloutState) -> int | None:
     """How many hosts of all clusters may be in flight. None: there is no such limit."""
+    limit = state.policy.max_parallel_total
     hosts = sum(view.hosts for view in state.clusters)
-    limit, budget = state.policy.max_parallel_total, state.policy.total_failure_budget
-    most = None if limit is None else max(rounded_down(limit, hosts), 1)
-    if budget is None or not budget.strict:
-        return most
-    may_fail = allowed(budget, hosts).failures + 1 - sum(map(failures_of, state.clusters))
-    return may_fail if most is None else min(most, may_fail)
+    return None if limit is None else max(rounded_down(limit, hosts), 1)
 
 
-def _is_strict(state: RolloutState) -> bool:
+def _at_risk(state: RolloutState) -> int | None:
+    """How many hosts of all clusters may have failed or be in flight. None: there is no such limit."""
     budget = state.policy.total_failure_budget
-    return budget is not None and budget.strict
+    if budget is None or not budget.strict:
+        return None
+    return allowed(budget, sum(view.hosts for view in state.clusters)).failures + 1
 
 
 def _usable(view: ClusterView) -> int:
     """What a cluster has of its grant: under a strict total budget a failure uses up a slot."""
     slots = view.slots or 0
-    return slots if view.risk is None else max(min(slots, view.risk - failures_of(view)), 0)
+    return slots if view.risk is None else max(min(slots, view.risk - _certain(view)), 0)
+
+
+def _spare(view: ClusterView) -> int:
+    """What a cluster has at risk beyond its slots."""
+    return 0 if view.risk is None else max(view.risk - _certain(view) - (view.slots or 0), 0)
+
+
+def _certain(view: ClusterView) -> int:
+    """The failures that nobody is about to repair: for the others it needs slots again."""
+    again = sum(repair.how in ("retry", "accept") for repair in view.repairs)
+    return max(failures_of(view) - again - view.repairs_waiting, 0)
+
+
+def _useful(view: ClusterView) -> int:
+    """What a cluster has of its grant and can still use."""
+    usable = _usable(view)
+    # One at least, until it has ended: its go may still be on the way, and newer orders replace it.
+    return min(usable, max(_needed(view, usable), 1))
+
+
+def _needed(view: ClusterView, slots: int) -> int:
+    return slots if view.needs is None else min(slots, view.needs)
 
 
 def failures_of(view: ClusterView) -> int:
@@ -830,6 +965,7 @@ _DECIDE: Mapping[type, Callable[[RolloutState, Any], Decision]] = {
     AbortRequested: _abort_requested,
     LimitsRequested: _limits_requested,
     SkipRequested: _skip_requested,
+    RepairRequested: _repair_requested,
     WindowChanged: _window_changed,
     WindowsClosed: _windows_closed,
     HistoryFull: _windows_closed,

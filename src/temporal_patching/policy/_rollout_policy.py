@@ -35,6 +35,9 @@ StopScope = Literal["rollout", "cluster"]
 OnBusyHost = Literal["fail", "skip", "wait"]
 """What to do with a host that another rollout is working on."""
 
+OnHostFailure = Literal["fail", "park"]
+"""What becomes of a host of which a step failed for good."""
+
 RebootWhen = Literal["never", "if_needed", "always"]
 """When the ``reboot`` step runs."""
 
@@ -102,7 +105,8 @@ class FailureBudget(Checked):
 class Soak(Checked):
     """Healthy waiting after the pilots and after each wave, before the next one.
 
-    Its clock stands still while the rollout is paused or a person is awaited.
+    Its clock stands still while the rollout or its cluster is paused, also by a look that was inconclusive. A
+    gate before a wave asks when the soak before it is over.
 
     Args:
         duration: How long at least.
@@ -172,6 +176,10 @@ class RolloutPolicy(Checked):
             (``"finish"``).
         stop_scope: A cluster that stops stops the whole rollout (``"rollout"``, the default) or only
             itself (``"cluster"``).
+        on_host_failure: A host of which a step failed for good is given back where that is safe, and has
+            failed (``"fail"``, the default), or stays as it is and waits for a person (``"park"``), who
+            says ``retry``, ``accept``, ``restore`` or ``skip``. Until then it counts as failed: with a
+            ``failure_budget`` of 0 it stops the cluster like any failure, and what stops gives back.
         on_busy_host: A host that another rollout is working on fails (``"fail"``, the default), is left
             out (``"skip"``), or is waited for (``"wait"``).
         busy_host_timeout: How long ``"wait"`` waits before the host fails. Default 1 hour.
@@ -220,6 +228,9 @@ class RolloutPolicy(Checked):
     in_flight: InFlight = attrs.field(default="cancel", metadata=must(one_of("cancel", "finish")))
     stop_scope: StopScope = attrs.field(
         default="rollout", metadata=must(one_of("rollout", "cluster"))
+    )
+    on_host_failure: OnHostFailure = attrs.field(
+        default="fail", metadata=must(one_of("fail", "park"))
     )
     on_busy_host: OnBusyHost = attrs.field(
         default="fail", metadata=must(one_of("fail", "skip", "wait"))

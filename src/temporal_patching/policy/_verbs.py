@@ -6,15 +6,17 @@ verb has conditions of its own on top.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import attrs
 
+from ._repair import BEING
 from ._rollout import (
     AbortRequested,
     LimitsRequested,
     PauseRequested,
+    RepairRequested,
     ResumeRequested,
     RolloutState,
     SkipRequested,
@@ -22,10 +24,10 @@ from ._rollout import (
     shown_phase,
     why_unnamed,
 )
-from ._rollout_policy import FailureBudget, RolloutPolicy, allowed
+from ._rollout_policy import FailureBudget, RolloutPolicy, allowed, cluster_plan, wave_sizes
 from ._rules import canonical, did_you_mean
 
-Verb = Literal["pause", "resume", "abort", "set_limits", "skip"]
+Verb = Literal["pause", "resume", "abort", "set_limits", "skip", "retry", "accept", "restore"]
 """What people may ask of a rollout, approving and rejecting aside."""
 
 VERBS: tuple[Verb, ...] = get_args(Verb)
@@ -34,10 +36,15 @@ PHASES = ("listing", "gate", "running", "pausing", "paused", "stopping", "ended"
 """The phases of a rollout, as people see them."""
 
 Asked: TypeAlias = (
-    PauseRequested | ResumeRequested | AbortRequested | LimitsRequested | SkipRequested
+    PauseRequested
+    | ResumeRequested
+    | AbortRequested
+    | LimitsRequested
+    | SkipRequested
+    | RepairRequested
 )
 
-NAMES: Mapping[type, Verb] = {
+_NAMES: Mapping[type, Verb] = {
     PauseRequested: "pause",
     ResumeRequested: "resume",
     AbortRequested: "abort",
@@ -47,15 +54,24 @@ NAMES: Mapping[type, Verb] = {
 
 _UNFINISHED = frozenset(PHASES) - {"ended"}
 _GOING_ON = _UNFINISHED - {"stopping"}
+_BEGUN = _GOING_ON - {"listing", "gate"}
 
 LEGAL: Mapping[Verb, frozenset[str]] = {
     "pause": _GOING_ON,
-    "resume": frozenset({"running", "pausing", "paused"}),  # running: a cluster may be paused
+    "resume": _BEGUN,  # running: a cluster may be paused
     "abort": _UNFINISHED,
     "set_limits": _GOING_ON,
     "skip": _GOING_ON - {"listing"},
+    "retry": _BEGUN,
+    "accept": _BEGUN,
+    "restore": _BEGUN,
 }
 """In which phases a verb is legal, if its own conditions hold."""
+
+
+def verb_of(asked: Asked) -> Verb:
+    """The verb with which somebody asks for this."""
+    return asked.how if isinstance(asked, RepairRequested) else _NAMES[type(asked)]
 
 
 MAX_ACCEPTED = 1_000
@@ -82,15 +98,27 @@ def why_full(verb: Verb, *, accepted: int, events: int) -> str | None:
     )
 
 
-def why_refused(state: RolloutState, asked: Asked) -> str | None:
-    """Why this may not be done now, or None if it may."""
-    verb, phase = NAMES[type(asked)], shown_phase(state)
+def why_refused(
+    state: RolloutState, asked: Asked, *, steps: Sequence[str] = (), known: str = ""
+) -> str | None:
+    """Why this may not be done now, or None if it may.
+
+    Args:
+        state: The rollout.
+        asked: What somebody asks for.
+        steps: The procedure's steps, in order, for a retry that names one.
+        known: What is known of the host that is named, in a few words, for one that is not parked.
+    """
+    verb, phase = verb_of(asked), shown_phase(state)
     if phase == "ended":
         outcome = f" as {state.outcome.value}" if state.outcome is not None else ""
         return f"cannot {verb}: the rollout has ended{outcome}"
     if phase not in LEGAL[verb]:
         return f"cannot {verb} while {phase}: possible while {_phases(LEGAL[verb])}"
-    return _unknown_cluster(state, asked) or _CONDITIONS[type(asked)](state, asked)
+    refused = _unknown_cluster(state, asked)
+    if refused is None and isinstance(asked, RepairRequested):
+        return _repair(state, asked, steps, known)
+    return refused or _CONDITIONS[type(asked)](state, asked)
 
 
 def said(asked: Asked, before: RolloutPolicy) -> str:
@@ -108,6 +136,9 @@ def said(asked: Asked, before: RolloutPolicy) -> str:
         where = f" of cluster {asked.cluster!r}" if asked.cluster is not None else ""
         what = f"wave {asked.wave}" if asked.wave is not None else ", ".join(sorted(asked.hosts))
         return f"skip {what}{where}"
+    if isinstance(asked, RepairRequested):
+        begin = f" from {asked.step}" if asked.step is not None else ""
+        return f"{asked.how} parked host {asked.host!r} of cluster {asked.cluster!r}{begin}"
     changes = ", ".join(_changes("", before, asked.policy))
     return f"set {changes}" if changes else "set the limits that hold already"
 
@@ -198,11 +229,44 @@ def _skip(state: RolloutState, asked: SkipRequested) -> str | None:
     if asked.wave is not None:
         going = [view for view in state.clusters if view.phase != "ended"]
         meant = [view for view in going if asked.cluster in (None, view.name)]
+        most = max((len(wave_sizes(cluster_plan(state.policy, v.hosts))) for v in meant), default=0)
+        if asked.wave > most:
+            return f"there is no wave {asked.wave}: the last one is wave {most}"
         again = all(asked.wave in view.skip_waves for view in meant)
         return f"wave {asked.wave} is skipped already" if again else None
     views = [view for view in state.clusters if view.name == asked.cluster]
     twice = [host for view in views for host in asked.hosts if canonical(host) in view.skip]
     return f"host {twice[0]!r} is skipped already" if twice else None
+
+
+def _repair(
+    state: RolloutState, asked: RepairRequested, steps: Sequence[str], known: str
+) -> str | None:
+    view = next(view for view in state.clusters if view.name == asked.cluster)
+    host = canonical(asked.host)
+    pending = next((each for each in view.repairs if each.host == host), None)
+    if pending is not None:
+        return f"host {asked.host!r} is being {BEING[pending.how]} already"
+    if host not in view.parked:
+        what = f"is {known}, not parked" if known else "is not parked"
+        return (
+            f"host {asked.host!r} {what}: only parked hosts can be {BEING[asked.how]} "
+            "(on_host_failure='park'); Rollout.rest_of() makes a request for the rest"
+        )
+    if view.stop is not None:
+        return f"cluster {view.name!r} stops: its parked hosts are being restored"
+    if asked.step is None:
+        return None
+    if asked.step not in steps:
+        hint = did_you_mean(asked.step, steps)
+        return f"'from_step' must be one of {', '.join(steps)} (got {asked.step!r}){hint}"
+    failed = view.parked[host]
+    if failed in steps and steps.index(asked.step) > steps.index(failed):
+        return (
+            f"'from_step' must not be behind {failed}, which failed (got {asked.step!r}): "
+            "accept takes it as done"
+        )
+    return None
 
 
 _CONDITIONS: Mapping[type, Callable[[RolloutState, Any], str | None]] = {

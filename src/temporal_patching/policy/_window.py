@@ -124,7 +124,7 @@ def _time_zone(name: str, value: object) -> Iterator[str]:
         else:
             yield (
                 f"{name!r} must be {form} (got {value!r}), but this machine has no time zones at all: "
-                "install its tzdata package, or 'tzdata' from PyPI"
+                "pip install tzdata, here and where the workers run"
             )
 
 
@@ -214,7 +214,8 @@ class Calendar(Checked):
 
     Args:
         time_zone: An IANA name like ``"Europe/Berlin"``, or ``"UTC"``. It is looked up on each machine that
-            reads the policy: keep the time zones of clients and workers up to date.
+            reads the policy: keep the time zones of clients and workers up to date. Slim containers and
+            Windows have none at all: ``pip install tzdata``.
         name: What people call it: where it is the reason why nothing starts, it is named. Default: its
             place in the list, ``calendar 1``.
         weekly: Windows of every week.

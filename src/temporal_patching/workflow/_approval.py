@@ -67,9 +67,9 @@ class ApprovalMixin:
     ``Vote``. ``temporal_patching.client.Approvals`` sends them.
 
     A vote counts only from one of the policy's approvers, in canonical form (case and spaces do not
-    matter), once a person, never from the requester. The same vote again is answered as the first time.
-    Who has approved may still reject; who has rejected stays with it, and one reject ends the approval.
-    A vote that arrives in the same workflow task as the deadline counts.
+    matter), once a person, never from the requester. The same vote again, about the same plan, is answered
+    as the first time. Who has approved may still reject; who has rejected stays with it, and one reject
+    ends the approval. A vote that arrives in the same workflow task as the deadline counts.
 
     Votes may come before the gate opens, also together with the start of the workflow. Name your gates
     in ``approval_policies`` to have those judged at once; votes for gates that nobody can know yet are
@@ -142,7 +142,8 @@ class ApprovalMixin:
                 ``approval_policies()`` says of this gate.
             again: Open a gate that was decided before once more: votes of before do not count any more.
                 Default False: that is an error.
-            digest: A fingerprint of what people are asked for. A vote that names another one is refused.
+            digest: A fingerprint of what people are asked for, at most 200 characters. A vote that names another
+                one is refused. A policy that is ``bound_to_plan`` needs it.
 
         Returns:
             The decision. ``approved`` is false only if it expired under ``on_timeout="complete"``: end
@@ -152,7 +153,7 @@ class ApprovalMixin:
             ApprovalRejected: An approver rejected. Its details have the ``GateReport``.
             ApprovalExpired: It expired under ``on_timeout="fail"``.
             InvalidRequest: No vote can name the gate, or it was opened before, or it has no policy, or so many
-                cannot agree without the requester.
+                cannot agree without the requester, or the policy is ``bound_to_plan`` and there is no digest.
             asyncio.CancelledError: The caller was cancelled. The gate is closed then: later votes are refused.
         """
         policy = policy or self.approval_policies().get(gate)
@@ -195,7 +196,16 @@ class ApprovalMixin:
 
     def __open(self, gate: str, policy: ApprovalPolicy, digest: str) -> None:
         # A name that no vote can have would wait for its timeout, whoever agrees.
-        wrong = list(problems("gate", gate, attrs.fields(Vote).gate.metadata))
+        fields = attrs.fields(Vote)
+        wrong = [
+            *problems("gate", gate, fields.gate.metadata),
+            *problems("digest", digest, fields.digest.metadata),
+        ]
+        if policy.bound_to_plan and not digest:
+            wrong.append(
+                f"gate {gate!r} is bound to a plan, so no vote can count without one: hand "
+                "approval(digest=...) the fingerprint of what is approved, or leave 'bound_to_plan' out"
+            )
         if wrong:
             raise InvalidRequest(bounded(wrong))
         known, requester = self.__gates.ballots.get(gate), self.approval_requester()
@@ -314,11 +324,14 @@ class ApprovalMixin:
         if ballot is not None:
             return rules.why_refused(ballot, cast)
         who, held = canonical(vote.by), self.__gates.held.get(vote.gate, ())
-        said = {earlier.approve for earlier in held if canonical(earlier.by) == who}
-        if cast.approve and False in said:
-            return f"{vote.by!r} has rejected already: a reject is final"
-        if cast.approve in said:
-            return None  # answered as the first time, whatever has become known or full since
+        said = [earlier for earlier in held if canonical(earlier.by) == who]
+        if said:
+            last = said[-1]
+            if (last.approve, last.digest) == (cast.approve, cast.digest):
+                return None  # answered as the first time, whatever has become known or full since
+            why = rules.why_said_before(last, cast)
+            if why is not None:
+                return why
         known = {**self.approval_policies(), **self.__gates.ballots}
         if known:
             names = ", ".join(sorted(known))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -52,16 +51,20 @@ from ..models._plan import PAGE
 from ..models._report import MAX_LISTED, rank
 from ..policy import HostState, Outcome
 from ..policy import _cluster as machine
+from ..policy import _host as procedure
 from ..policy._gates import gated_waves
 from ..policy._news import NEWS, News, patience
-from ..policy._order import domain_of, ordered
+from ..policy._order import domain_of, ordered, why_no_domains
+from ..policy._plan import list_fingerprint, shown_fingerprint
 from ..policy._rollout_policy import ClusterPlan, cluster_plan
 from ..policy._rules import canonical
 from ..policy._states import FAILURES, SUCCESSES
+from ..policy._tally import CODES, Group, flies
 from ._failures import chain, root_text, wait_undisturbed
 from ._length import is_full, is_long
 from ._loop import MachineLoop
 from ._notices import Notices
+from ._parked import ParkedHosts
 from ._raw import read
 
 MAX_HOSTS = 50_000
@@ -78,7 +81,7 @@ MAX_PAGES = 1_000
 MAX_TOLD = 10
 """Failures that a message to the rollout names; the cluster's own progress and report name more."""
 
-_NOTHING = CarriedState(codes="", group=machine.Group(wave=0, limit=0))
+_NOTHING = CarriedState(codes="", group=Group(wave=0, limit=0))
 
 _SERVERS_WORDS = re.compile(r"Cancel requested by workflow with run id \S+( with reason: )?")
 """What the server puts before the reason that the rollout has given."""
@@ -116,6 +119,9 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         """What each host in flight waits for: its child, or the end of another rollout's."""
         self._busy: dict[int, str] = {}
         """Hosts that another rollout works on, and whose."""
+        self._parked = ParkedHosts(request.cluster, request.procedure.steps)
+        self._told_parked: frozenset[int] = frozenset()
+        """Parked hosts that the rollout knows of. Who sees another one could not ask for anything."""
         self._cancelling: str | None = None
         self.orders: ClusterOrders | None = request.orders
         """The newest that it has got."""
@@ -144,6 +150,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         """A message to the rollout is under way."""
         self._stays = False
         """What it knows is too large to be carried over: it goes on in this run as long as that can be."""
+        self._told_needs: int | None = None
+        """What it has told the rollout last that it needs."""
         carried = request.carried
         self._notices = Notices(
             notifies=request.procedure.notifies and not request.request.dry_run,
@@ -165,7 +173,11 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._reports = {self._index[canonical(each.host)]: each for each in carried.reports}
         self._completed.extend(carried.completed)
         self._completed_count = carried.completed_count
-        self._came_later_count = carried.came_later
+        self._came_later, self._came_later_count = carried.came_later, carried.came_later_count
+        names = dict(enumerate(self._hosts.names))
+        self._parked.take_over(carried.parked, names)
+        if not carried.untold:
+            self._told_parked = frozenset(machine.unanswered(self._state))
         self._too_late = dict.fromkeys(carried.too_late)
         self._obeyed, self._sequence = carried.obeyed, carried.told
         self._untold = "rest" if carried.untold else None
@@ -184,7 +196,9 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             reports=tuple(first_of(sorted(self._reports.values(), key=rank))),
             completed=last_of(tuple(self._completed)),
             completed_count=self._completed_count,
-            came_later=self._came_later_count,
+            came_later=self._came_later[:MAX_LISTED],
+            came_later_count=self._came_later_count,
+            parked=self._parked.carried(),
             too_late=tuple(self._too_late),
             obeyed=self._obeyed,
             told=self._sequence,
@@ -247,6 +261,10 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             if canonical(host.name) in seen:
                 problems.append(f"host {host.name!r} is listed twice")
             seen.add(canonical(host.name))
+        # Of all that are listed: those that are left to do may be the ones that nobody has labelled.
+        unknown = why_no_domains(self._policy.order, (host.labels for host in hosts))
+        if unknown is not None:
+            problems.append(unknown)
         request = self._request.request
         only = {canonical(name) for name in request.only_hosts}
         left_out = {canonical(name) for name in request.exclude_hosts}
@@ -270,7 +288,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             raise InvalidRequest(problems[:20])
         frozen = FrozenHosts.of(in_order)
         self._check_size(frozen)
-        self._freeze(frozen, digest(frozen.names))
+        self._freeze(frozen, list_fingerprint(frozen.names))
         self._state = machine.cluster_state(self._plan(), gone)
         self._done(f"{len(in_order)} hosts listed")
 
@@ -424,6 +442,10 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             self._order_hosts(halt=command.halt)
         elif isinstance(command, machine.BeginSoak):
             self._soaking = self._start(self._soak(command.wave))
+        elif isinstance(command, machine.RepairHost):
+            self._started += 1
+            self._flying[command.host] = None
+            self._start(self._patch(command.host, self._parked.go_on(command)))
 
     def obey(self, orders: ClusterOrders) -> None:
         """Takes up all that the rollout wants now. What it wanted before is no news to the machine."""
@@ -448,6 +470,12 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             if orders.skip or orders.skip_waves:
                 ordered.append(self._skipped(orders))
             ordered.append(machine.WavesOpened(frozenset(orders.opened)))
+            ordered += [
+                machine.RepairAsked(
+                    number=each.number, host=self._index[each.host], how=each.how, step=each.step
+                )
+                for each in orders.repairs
+            ]
             ordered.append(machine.SlotsGranted(orders.slots, orders.risk))
             self._events.append(machine.Ordered(tuple(ordered)))
 
@@ -589,13 +617,18 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
 
     # One host
 
-    async def _patch(self, index: int) -> None:
+    async def _patch(self, index: int, resume: procedure.Procedure | None = None) -> None:
         host = self._hosts[index]
-        result = await self._result_of(index, host)
+        result = await self._result_of(index, host, resume)
         self._flying.pop(index, None)
         self._host_updates.pop(index, None)
-        if result.state not in SUCCESSES or result.left_out is not None:
-            self._keep(index, result)
+        if result.parked is not None:
+            if result.parked is not self._parked.stands(index):
+                self._parked.keep(index, host.name, result.parked)
+        else:
+            self._parked.forget(index)
+            if result.state not in SUCCESSES or result.left_out is not None:
+                self._keep(index, result)
         if result.state is HostState.PATCHED:
             self._notify("host_patched", f"{host.name} is patched", host.name)
         elif result.state in FAILURES or result.left_out is not None:
@@ -605,48 +638,60 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
                 f"{host.name} is {result.state.value}: {result.reason}{out}",
                 host.name,
             )
-        self._done(f"{host.name} {result.state.value}")
+        parked = result.parked is not None
+        self._done(f"{host.name} {result.state.value}{' and parked' if parked else ''}")
         self._events.append(
             machine.HostEnded(
                 host=index,
                 state=result.state,
                 left_out=result.left_out is not None,
+                parked=parked,
                 why=f"{host.name}: {result.reason}" if result.reason else host.name,
             )
         )
 
     def _keep(self, index: int, result: HostResult) -> None:
-        """Keeps what the report lists; beyond that the numbers say it."""
-        self._reports[index] = HostReport(
+        report = HostReport(
             cluster=self._cluster,
             host=self._hosts.names[index],
             state=result.state,
             reason=result.reason,
             left_out=result.left_out,
         )
+        self._report(index, report)
+
+    def _report(self, index: int, report: HostReport) -> None:
+        """Keeps what the report lists; beyond that the numbers say it."""
+        self._reports[index] = report
         if len(self._reports) > MAX_LISTED:
             last = max(self._reports, key=lambda index: (rank(self._reports[index]), index))
             del self._reports[last]
 
-    async def _result_of(self, index: int, host: Host) -> HostResult:
-        self._notify("host_started", f"{host.name} starts", host.name)
+    async def _result_of(
+        self, index: int, host: Host, resume: procedure.Procedure | None
+    ) -> HostResult:
+        again = "" if resume is None else " again"
+        self._notify("host_started", f"{host.name} starts{again}", host.name)
         started = workflow.now()
         while True:
             try:
-                return await self._child(index, host)
+                return await self._child(index, host, resume)
             except WorkflowAlreadyStartedError:
                 waited = workflow.now() - started
-                busy = await self._after_busy(index, host, self._policy.busy_host_timeout - waited)
+                left = self._policy.busy_host_timeout - waited
+                busy = await self._after_busy(index, host, left, parked=resume is not None)
                 if busy is not None:
                     return busy
             except Exception as error:
                 return self._without_report(host, error)
 
-    async def _after_busy(self, index: int, host: Host, left: timedelta) -> HostResult | None:
+    async def _after_busy(
+        self, index: int, host: Host, left: timedelta, *, parked: bool
+    ) -> HostResult | None:
         """Another rollout works on the host: what becomes of it, or None to try again."""
         holder = await self._holder(index, host, left)
         said = f"busy: {holder} works on it"
-        if self._cancelling is None and self._policy.on_busy_host == "skip":
+        if not parked and self._cancelling is None and self._policy.on_busy_host == "skip":
             return self._without_child(host, HostState.SKIPPED, said)
         if self._cancelling is None and self._policy.on_busy_host == "wait" and left > timedelta(0):
             self._busy[index] = f"{host.name} is {said}"
@@ -657,11 +702,15 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
                 said = f"{said} ({root_text(error)})"
             finally:
                 self._busy.pop(index, None)
+        if parked:
+            return self._still_parked(index, host, said)
         if self._cancelling is not None:
             return self._without_child(host, HostState.CANCELLED, self._cancelling)
         return self._without_child(host, HostState.FAILED, said)
 
-    async def _child(self, index: int, host: Host) -> HostResult:
+    async def _child(
+        self, index: int, host: Host, resume: procedure.Procedure | None
+    ) -> HostResult:
         request = self._request.request
         task = HostTask(
             rollout=self._request.rollout,
@@ -678,7 +727,13 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         )
         child = await workflow.start_child_workflow(
             self._request.procedure.host_workflow,
-            HostRequest(task=task, steps=self._request.procedure.steps, reboot=self._policy.reboot),
+            HostRequest(
+                task=task,
+                steps=self._request.procedure.steps,
+                reboot=self._policy.reboot,
+                parks=self._policy.on_host_failure == "park",
+                resume=resume,
+            ),
             id=host_workflow_id(host.name),
             result_type=RawValue,
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
@@ -695,9 +750,10 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             return read(await child, HostResult)
         except ChildWorkflowError as error:
             if is_cancelled_exception(error):
-                return self._without_child(
-                    host, HostState.CANCELLED, self._cancelling or "cancelled by somebody else"
-                )
+                why = self._cancelling or "cancelled by somebody else"
+                if resume is not None:
+                    return self._still_parked(index, host, why)
+                return self._without_child(host, HostState.CANCELLED, why)
             for link in chain(error):
                 details = getattr(link, "details", ())
                 if getattr(link, "type", None) == "HostFailed" and details:
@@ -733,6 +789,11 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         self._flying[index] = waiting
         await waiting
 
+    def _still_parked(self, index: int, host: Host, why: str) -> HostResult:
+        still = self._parked.still(index, host.name, why)
+        # A cluster that stops tries once to give it back: nobody is asked any more.
+        return still if self._state.stopped is None else attrs.evolve(still, parked=None)
+
     def _without_child(self, host: Host, state: HostState, reason: str) -> HostResult:
         return HostResult(cluster=self._cluster, host=host.name, state=state, reason=reason)
 
@@ -752,6 +813,11 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         """What is worth telling: not each success."""
         self._watch_length()
         now = self._state
+        if now.parked is not before.parked:
+            for index in sorted(before.parked.keys() - now.parked.keys()):
+                if not flies(now, index):  # a person has left it as it is
+                    self._report(index, self._parked.leave(index))
+            self._news("counts")
         if now.group.wave != before.group.wave:
             ended = "pilots" if before.group.wave == 0 else f"wave {before.group.wave}"
             self._done(f"{ended} done")
@@ -773,6 +839,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         if changed("failed", "unreachable", "held"):
             total = self._policy.total_failure_budget
             self._news("rest" if total is None else "counts")
+        if machine.gives_back(now, self._told_needs):
+            self._news("counts")
 
     def _news(self, news: News) -> None:
         """There is something to tell the rollout, if not something more important already."""
@@ -790,10 +858,12 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             self._untold, self._telling = None, True
             self._sequence += 1
             rollout = workflow.get_external_workflow_handle(parent.workflow_id)
+            update, parked = self._update(), frozenset(machine.unanswered(self._state))
             try:
-                await rollout.signal("cluster_update", self._update())
+                await rollout.signal("cluster_update", update)
             except FailureError as error:
                 workflow.logger.info("The rollout was not told, it has ended: %s", error)
+            self._told_parked = parked
             self._telling, self._told_at = False, workflow.now()
             if self._state.ended:
                 return
@@ -819,10 +889,16 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         first = self._sequence == 1
         progress = self.progress()
         state = self._state
+        parked = machine.unanswered(state)
+        self._told_needs = machine.needs(state)
         return ClusterUpdate(
             sequence=self._sequence,
             # A signal for each failure with all the failures before it would fill both histories.
-            progress=attrs.evolve(progress, failures=progress.failures[-MAX_TOLD:]),
+            progress=attrs.evolve(
+                progress,
+                failures=progress.failures[-MAX_TOLD:],
+                parked=tuple(self._parked.shown(parked[-MAX_TOLD:])),
+            ),
             planned=self._frozen,
             problem=self._problem,
             host_names=self._hosts.names if first else (),
@@ -835,8 +911,15 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             obeyed=self._obeyed,
             quiet=machine.quiet(state),
             at_gate=state.group.wave + 1 if state.at_barrier == "gate" else None,
+            wave=state.group.wave if self._frozen else None,
+            wave_acted=state.group.acted,
+            wave_failed=state.group.failed + state.group.unreachable,
+            parked={canonical(self._hosts.names[each]): self._parked.step(each) for each in parked},
+            repaired=state.repaired,
+            repairs_waiting=len(state.repairs),
             too_late=tuple(self._too_late),
             asks_pause=self._asks_pause,
+            needs=machine.needs(state),
             came_later=self._came_later[:MAX_LISTED] if first else (),
             came_later_omitted=max(len(self._came_later) - MAX_LISTED, 0) if first else 0,
             gone=machine.counts(state).get(HostState.GONE, 0) if first else 0,
@@ -878,6 +961,11 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             failures=tuple(failures)[:MAX_LISTED],
             stopped=state.stopped,
             left_out_of_service=len(state.held),
+            parked=tuple(
+                self._parked.shown(
+                    each for each in machine.unanswered(state) if each in self._told_parked
+                )
+            ),
         )
 
     def _phase(self) -> str:
@@ -894,6 +982,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             return "waiting"
         if state.at_barrier is not None:
             return "soaking" if state.at_barrier == "soak" else "gate"
+        if machine.only_parked(state):
+            return "parked"
         return "pilots" if state.group.wave == 0 else f"wave {state.group.wave}"
 
     def _waits_for(self) -> str:
@@ -907,6 +997,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             return "resume" + (f"; {still} hosts stand still" if still else "")
         if phase in ("soaking", "gate"):
             return f"{phase} before {self._group(self._state.group.wave + 1)}"
+        if phase == "parked":
+            return self._parked_said()
         if not flying and not self._state.window_open:
             return "the next maintenance window"
         if not flying and machine.at_risk(self._state):
@@ -915,6 +1007,10 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         if self._state.draining:  # its history is long enough
             flown = f"{flown}; then it continues as new" if flown else "to continue as new"
         return "; ".join([flown, *list(self._busy.values())[:3]]) if self._busy else flown
+
+    def _parked_said(self) -> str:
+        parked = len(machine.unanswered(self._state))
+        return f"{parked} parked host{'' if parked == 1 else 's'}: retry, accept, restore or skip"
 
     def report(self) -> ClusterReport:
         """How the cluster ended."""
@@ -939,8 +1035,9 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             hosts_omitted=unpatched - len(some),
             left_out_of_service=tuple(self._hosts.names[index] for index in sorted(state.held)),
             waves=state.group.wave,
-            digest=self._digest,
-            came_later=self._came_later_count,
+            digest=shown_fingerprint(self._digest),
+            came_later=self._came_later[:MAX_LISTED],
+            came_later_omitted=max(self._came_later_count - MAX_LISTED, 0),
             notices_failed=self._notices.failed,
         )
 
@@ -953,7 +1050,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             HostState.NOT_STARTED: state.stopped or "",
         }
         for some in ((HostState.SKIPPED, HostState.GONE), (HostState.NOT_STARTED,)):
-            codes = b"".join(machine.CODES[each] for each in some)
+            codes = b"".join(CODES[each] for each in some)
             those = (
                 index
                 for index, code in enumerate(state.codes)
@@ -978,8 +1075,3 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             listed=self._frozen,
             next_page=page + 1 if end < len(self._hosts) else None,
         )
-
-
-def digest(names: Iterable[str]) -> str:
-    """The fingerprint of a frozen list: the order counts."""
-    return hashlib.sha256("\n".join(map(canonical, names)).encode()).hexdigest()

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, final
 import attrs
 from temporalio import workflow
 from temporalio.common import RawValue
-from temporalio.exceptions import FailureError, is_cancelled_exception
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    FailureError,
+    TimeoutError,
+    is_cancelled_exception,
+)
 
 from ..exceptions import HostFailed, InvalidRequest
 from ..models import CompletedSteps, HostProgress, HostResult, HostTask, StepResult
+from ..models._kept import fits, kept, saved
 from ..models._orders import HostOrders, HostRequest, HostUpdate
+from ..models._report import as_reason
 from ..policy import DEFAULT_STEPS, HostState, Step, Steps
 from ..policy import _host as machine
 from ..policy._steps import CLOSER_TIME_LIMIT
@@ -47,13 +55,17 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
     It ends as COMPLETED with a ``HostResult``; as CANCELED if it was cancelled and restored; as FAILED with
     type ``HostFailed`` and the ``HostResult`` in its details otherwise.
 
+    A host that parks stays as it is where a step failed, with all that is open; its workflow ends, as FAILED,
+    and hands up where it stands. Another one goes on from there when a person has decided.
+
     Override:
 
     * ``steps``: the procedure, a class attribute. It is read once when the rollout starts, and recorded.
     * ``before_host(request)``: called before the first step; may await activities and children. If it
-      raises, the host fails untouched.
-    * ``after_host(result)``: called when all is done and closed; may await. It cannot change the result; if it
-      raises, the result's reason says so.
+      raises, the host fails untouched. Not called again for a host that was parked.
+    * ``after_host(result)``: called when all is done and closed, and each time the host is parked
+      (``result.parked`` is not None then); may await. It cannot change the result; if it raises, the
+      result's reason says so.
     * ``run``, decorated with ``@workflow.run``: call ``await self.patch_host(request)``.
 
     Never override handlers (``progress``, ``completed_steps``, ``orders``).
@@ -90,10 +102,17 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
     # Hooks
 
     async def before_host(self, request: HostRequest) -> None:
-        """Called before the first step. If it raises, the host fails untouched. Default: nothing."""
+        """Called before the first step. If it raises, the host fails untouched. Default: nothing.
+
+        Not called again when a host that was parked goes on.
+        """
 
     async def after_host(self, result: HostResult) -> None:
-        """Called when all is done and closed. It cannot change the result. Default: nothing."""
+        """Called when all is done and closed, or the host is parked. Default: nothing.
+
+        It cannot change the result. A host that is parked (``result.parked`` is not None) waits for a person
+        with all that it has open: when it has gone on and ended, this is called again.
+        """
 
     # The loop
 
@@ -108,22 +127,26 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
             The result, for a host that is patched, unchanged or needs a reboot.
 
         Raises:
-            HostFailed: It failed, or it could not be given back. The details have the ``HostResult``.
+            HostFailed: It failed, it is parked, or it could not be given back. The details have the
+                ``HostResult``.
             asyncio.CancelledError: It was cancelled and is as it was found.
         """
-        procedure = machine.Procedure(steps=request.steps, reboot=request.reboot)
-        self.__procedure = procedure
+        self.__procedure = request.resume or machine.Procedure(
+            steps=request.steps, reboot=request.reboot, parks=request.parks
+        )
         event = await self.__before_host(request)
         running: asyncio.Task[machine.HostEvent] | None = None
         while True:
             self.__procedure, commands = machine.decide(self.__procedure, event)
             for command in commands:
                 if isinstance(command, machine.RunStep):
-                    running = asyncio.create_task(_run_step(request, command))
+                    # What gives back does not park, so nothing of it has to be kept.
+                    parks = self.__procedure.parks and not command.bounded
+                    running = asyncio.create_task(_run_step(request, command, parks=parks))
                 elif isinstance(command, machine.InterruptStep) and running is not None:
                     running.cancel(command.reason)
-            if self.__procedure.way == "ended":
-                return await self.__end(_result(request, self.__procedure))
+            if machine.over(self.__procedure):
+                return await self.__end(request, _result(request, self.__procedure))
             self.__tell_halted(request)
             event = await self.__next_event(running)
             if running is not None and running.done():
@@ -131,7 +154,8 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
 
     async def __before_host(self, request: HostRequest) -> machine.HostEvent:
         """Runs the hook as if it were a first gate."""
-        if type(self).before_host is HostPatchWorkflow.before_host:
+        own = type(self).before_host is not HostPatchWorkflow.before_host
+        if not own or request.resume is not None:
             return machine.Started()
         try:
             await call(self.before_host, request)
@@ -183,7 +207,7 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
         cluster = workflow.get_external_workflow_handle(parent.workflow_id)
         self.__telling = asyncio.create_task(_tell(cluster, update))
 
-    async def __end(self, result: HostResult) -> HostResult:
+    async def __end(self, request: HostRequest, result: HostResult) -> HostResult:
         if type(self).after_host is not HostPatchWorkflow.after_host:
             try:
                 await call(self.after_host, result)
@@ -192,6 +216,9 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
                 reason = f"{result.reason}; {said}" if result.reason else said
                 result = attrs.evolve(result, reason=reason)
         if result.state is HostState.CANCELLED and result.left_out is None:
+            # Of one that was parked nobody may believe it without a word: it had something open.
+            if request.resume is not None:
+                _fail(result)
             raise asyncio.CancelledError(result.reason)
         if result.left_out is not None or result.state in (HostState.FAILED, HostState.UNREACHABLE):
             _fail(result)
@@ -233,7 +260,7 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
             cancelled=procedure.cancelled,
             failure=None if failure is None else f"{failure.step}: {failure.message}",
             halted=machine.halted(procedure),
-            state=machine.verdict(procedure) if procedure.way == "ended" else None,
+            state=machine.verdict(procedure) if machine.over(procedure) else None,
         )
 
     @final
@@ -246,10 +273,14 @@ class HostPatchWorkflow(TemplateWorkflow[HostRequest, HostResult]):
         return await self.patch_host(request)
 
 
-async def _run_step(request: HostRequest, command: machine.RunStep) -> machine.HostEvent:
+async def _run_step(
+    request: HostRequest, command: machine.RunStep, *, parks: bool
+) -> machine.HostEvent:
     step, task = command.step, request.task
-    key = f"{task.rollout}/{task.host}/{step.name}/1"
-    told = attrs.evolve(task, step=step.name, idempotency_key=key)
+    key = f"{task.rollout}/{task.host}/{step.name}/{command.number}"
+    told = attrs.evolve(
+        task, step=step.name, idempotency_key=key, parks=parks, checkpoint=command.checkpoint
+    )
     limit = step.schedule_to_close_timeout
     if limit is None and command.bounded:
         limit = max(CLOSER_TIME_LIMIT, step.start_to_close_timeout)
@@ -261,6 +292,7 @@ async def _run_step(request: HostRequest, command: machine.RunStep) -> machine.H
             message=root_text(error),
             unreachable=any(getattr(e, "type", None) == "HostUnreachable" for e in chain(error)),
             cancelled=is_cancelled_exception(error),
+            checkpoint=_kept(error) if parks else None,
         )
     except asyncio.CancelledError:  # cancelled before it was scheduled
         return machine.StepBroke(step=step.name, message="cancelled", cancelled=True)
@@ -275,7 +307,20 @@ async def _run_step(request: HostRequest, command: machine.RunStep) -> machine.H
         already=result.already,
         message=result.message,
         attempt=result.attempt,
+        checkpoint=result.checkpoint if parks else None,
     )
+
+
+def _kept(error: FailureError) -> object | None:
+    """What the step had saved last, as far as its failure tells."""
+    link: BaseException | None = error
+    while isinstance(link, (ActivityError, TimeoutError)):
+        if isinstance(link, TimeoutError):
+            value = saved(link.last_heartbeat_details)
+            if value is not None:
+                return value if fits(value) else None
+        link = link.__cause__
+    return kept(link.details) if isinstance(link, ApplicationError) else None
 
 
 async def _tell(cluster: workflow.ExternalWorkflowHandle[Any], update: HostUpdate) -> None:
@@ -286,6 +331,7 @@ async def _tell(cluster: workflow.ExternalWorkflowHandle[Any], update: HostUpdat
 
 
 def _result(request: HostRequest, procedure: machine.Procedure) -> HostResult:
+    failure = procedure.failure
     return HostResult(
         cluster=request.task.cluster,
         host=request.task.host,
@@ -295,6 +341,18 @@ def _result(request: HostRequest, procedure: machine.Procedure) -> HostResult:
         touched=procedure.touched,
         completed=procedure.completed,
         already=procedure.already,
+        step="" if failure is None else failure.step,
+        parked=_as_handed_up(procedure) if procedure.way == "parked" else None,
+    )
+
+
+def _as_handed_up(procedure: machine.Procedure) -> machine.Procedure:
+    """With short texts: what a failure says may be as long as a failure can be."""
+    failure = procedure.failure
+    return attrs.evolve(
+        procedure,
+        failure=failure and attrs.evolve(failure, message=as_reason(failure.message)),
+        closed_in_vain={taken: as_reason(why) for taken, why in procedure.closed_in_vain.items()},
     )
 
 
@@ -328,4 +386,5 @@ async def _schedule(step: Step, task: HostTask, limit: timedelta | None) -> RawV
 
 def _fail(result: HostResult) -> NoReturn:
     out = f"; left out of service: {result.left_out}" if result.left_out is not None else ""
-    raise HostFailed(f"{result.host} is {result.state.value}: {result.reason}{out}", result)
+    state = result.state.value if result.parked is None else f"{result.state.value} and parked"
+    raise HostFailed(f"{result.host} is {state}: {result.reason}{out}", result)

@@ -22,6 +22,7 @@ from temporalio.exceptions import (
 from ..exceptions import ApprovalExpired, ApprovalRejected, InvalidRequest
 from ..models import (
     Abort,
+    Accept,
     AuditRecord,
     AuditReport,
     ClusterOutline,
@@ -32,9 +33,12 @@ from ..models import (
     GateReport,
     HostReport,
     Notice,
+    ParkedHost,
     PatchRequest,
     Pause,
+    Restore,
     Resume,
+    Retry,
     RolloutPlan,
     RolloutProgress,
     RolloutReport,
@@ -52,15 +56,23 @@ from ..models._orders import (
     WindowQuery,
 )
 from ..models._report import MAX_LISTED, listed
-from ..models._steering import Order
+from ..models._steering import Order, RepairOrder
 from ..models._wire import to_json
 from ..policy import HostState, NoticeKind, Outcome
 from ..policy import _rollout as machine
 from ..policy import _verbs as verbs
-from ..policy._explain import OpenGate, Work, what_would_stop_it, why_it_stopped, why_it_waits
+from ..policy._explain import (
+    Gate,
+    Known,
+    Parked,
+    Work,
+    what_would_stop_it,
+    why_it_stopped,
+    why_it_waits,
+)
 from ..policy._gates import START, gated_waves
-from ..policy._plan import fingerprint, least_duration
-from ..policy._plan import in_order as gates_in_order
+from ..policy._plan import fingerprint, gates_in_order, least_duration, shown_fingerprint
+from ..policy._repair import Repair
 from ..policy._rollout_policy import cluster_plan, wave_sizes
 from ..policy._rules import canonical
 from ..policy._window import MaintenanceWindows
@@ -97,6 +109,12 @@ _NO_WORK = frozenset(
 )
 """Fields of a request that do not say what is done: who asks, who agrees, and how the hosts are named."""
 
+_REPAIRS: Mapping[type[RepairOrder], Repair] = {
+    Retry: "retry",
+    Accept: "accept",
+    Restore: "restore",
+}
+
 POLICY = "policy"
 """Who decides in the audit, where it is no person."""
 
@@ -109,6 +127,10 @@ _BECAME: Mapping[machine.RolloutPhase, str] = {
     "ended": "the rollout has ended",
 }
 """What the audit says of a phase that begins."""
+
+
+def _stays_closed(opening: WindowAnswer) -> bool:
+    return not opening.open and opening.until is None
 
 
 def cluster_workflow_id(rollout: str, cluster: str) -> str:
@@ -140,6 +162,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._gates = gates
         self._procedure: ResolvedProcedure | None = None
         self._updates: dict[str, ClusterUpdate] = {}
+        self._said_at: dict[str, datetime] = {}
+        """When each cluster told its last update."""
         self._fingerprint = ""
         self._first: dict[str, ClusterUpdate] = {}
         """What each cluster told when its list was made."""
@@ -148,6 +172,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self._where: dict[str, str] = {}
         """The cluster of each host."""
         self._reports: dict[str, ClusterReport] = {}
+        self._unreported: set[str] = set()
+        """Clusters whose report is not their own: they ended without one."""
         self._children: dict[str, asyncio.Task[Any] | None] = {}
         self._orders: dict[str, ClusterOrders] = {}
         self._unsent: set[str] = set()
@@ -201,10 +227,12 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self.completed.append("procedure resolved")
 
     async def look(self) -> None:
-        """Looks at the windows, for a plan that nothing follows."""
+        """Looks at the windows before hosts are listed: a plan that can never start is refused as a plan."""
         windows = self._request.policy.windows
         if windows is not None:
-            self._window = await self._look_at(windows)
+            opening = self._window = await self._look_at(windows)
+            if _stays_closed(opening):
+                self._events.append(machine.WindowsClosed(opening.reason, for_good=True))
 
     # The loop
 
@@ -219,7 +247,10 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 self._children[cluster] = None
                 self._start(self._patch(cluster))
         windows = self._request.policy.windows
-        watching = None if windows is None else self._start(self._watch(windows))
+        # Nothing follows a plan that is only shown: what holds now was looked at.
+        watching = None
+        if windows is not None and not self._request.dry_run:
+            watching = self._start(self._watch(windows))
         await self._run()
         for waiting in (*self._gates_open.values(), watching):
             if waiting is not None:
@@ -230,21 +261,24 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
 
     async def _watch(self, windows: MaintenanceWindows) -> None:
         """Opens and closes with the calendars. Recorded: time zone rules differ between workers."""
-        was_open = False
+        was_open, opening = False, self._window
+        if opening is None or (opening.until is not None and opening.until <= workflow.now()):
+            opening = await self._look_at(windows)
         while True:
-            opening = self._window = await self._look_at(windows)
+            self._window = opening
             self._events.append(
                 machine.WindowChanged(
                     opening.open, stale=self._is_stale(windows.approval_valid_for)
                 )
             )
-            for_good = not opening.open and opening.until is None
+            for_good = _stays_closed(opening)
             stops = was_open and not opening.open and windows.on_window_close == "stop"
             if for_good or stops:
                 self._events.append(machine.WindowsClosed(opening.reason, for_good))
             was_open = was_open or opening.open
             until = opening.until or workflow.now() + RARELY
             await workflow.sleep(until - workflow.now(), summary=opening.reason[:100])
+            opening = await self._look_at(windows)
 
     def _is_stale(self, valid_for: timedelta | None) -> bool:
         approved = self._approved_at
@@ -323,10 +357,30 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
 
     def why_refused(self, order: Order) -> str | None:
         """Why this may not be done now, or None if it may."""
-        host = order.host if isinstance(order, Skip) and self._state.phase != "listing" else None
-        if host is not None and self._cluster_of(host) is None:
+        host = order.host if isinstance(order, (Skip, RepairOrder)) else None
+        if host is None or self._state.phase == "listing":
+            return verbs.why_refused(self._state, self._asked(order))
+        if self._cluster_of(host) is None:
             return f"no host {host!r} in the plan"
-        return verbs.why_refused(self._state, self._asked(order))
+        steps = tuple(step.name for step in self._procedure.steps) if self._procedure else ()
+        known = self._known_of(host)
+        return verbs.why_refused(self._state, self._asked(order), steps=steps, known=known)
+
+    def is_parked(self, host: str | None) -> bool:
+        """Whether this host waits for a person, as far as its cluster has told."""
+        views = self._state.clusters
+        return host is not None and any(canonical(host) in view.parked for view in views)
+
+    def _known_of(self, host: str) -> str:
+        """What the host is, in a few words, as far as its cluster has told."""
+        wanted = canonical(host)
+        for update in self._updates.values():
+            if any(canonical(name) == wanted for name in update.progress.in_flight):
+                return "in flight"
+            for failed in update.progress.failures:
+                if canonical(failed.host) == wanted:
+                    return failed.state.value
+        return ""
 
     def steer(self, order: Order) -> Steered:
         """Does it, at once.
@@ -350,7 +404,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
     def answer(self, order: Order, answer: Steered) -> Steered:
         """Keeps what an operation was answered."""
         if order.operation:
-            self._answers[verbs.NAMES[type(self._asked(order))], order.operation] = answer
+            self._answers[verbs.verb_of(self._asked(order)), order.operation] = answer
             if len(self._answers) > MAX_ANSWERS:
                 del self._answers[next(iter(self._answers))]
         return answer
@@ -383,12 +437,21 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         if isinstance(order, Skip):
             if order.host is None:
                 return machine.SkipRequested(cluster=order.cluster, wave=order.wave)
+            if self.is_parked(order.host):
+                return self._repair(order.host, "skip")
             return machine.SkipRequested(
                 cluster=self._cluster_of(order.host), hosts=frozenset({canonical(order.host)})
             )
+        if isinstance(order, RepairOrder):
+            how, step = _REPAIRS[type(order)], order.from_step if isinstance(order, Retry) else None
+            return self._repair(order.host, how, step)
         assert isinstance(order, Abort)
         why = f": {order.reason}" if order.reason else ""
         return machine.AbortRequested(reason=f"aborted by {order.by}{why}", now=order.now)
+
+    def _repair(self, host: str, how: Repair, step: str | None = None) -> machine.RepairRequested:
+        cluster = self._cluster_of(host) or self._request.clusters[0]
+        return machine.RepairRequested(cluster=cluster, host=host, how=how, step=step)
 
     def _cluster_of(self, host: str) -> str | None:
         return self._where.get(canonical(host))
@@ -416,50 +479,64 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
 
     def explain(self) -> Explanation:
         """Why it waits, why it stopped, what would stop it next."""
-        waiting = tuple(
-            OpenGate(
-                gate=gate.gate,
-                approvers=gate.approvers,
-                approved_by=tuple(vote.by for vote in gate.votes if vote.approve),
-                quorum=gate.quorum,
-                deadline=gate.deadline,
-            )
-            for gate in self._gates.approvals().gates
-            if gate.waiting
+        known = Known(
+            gates=tuple(
+                Gate(
+                    gate=gate.gate,
+                    approvers=gate.approvers,
+                    approved_by=tuple(vote.by for vote in gate.votes if vote.approve),
+                    rejected_by=tuple(vote.by for vote in gate.votes if not vote.approve),
+                    quorum=gate.quorum,
+                    deadline=gate.deadline,
+                    outcome=gate.outcome,
+                )
+                for gate in self._gates.approvals().gates
+                if gate.waiting or gate.outcome is not None
+            ),
+            work=tuple(self._work(name) for name in self._request.clusters),
+            paused_by=self._paused_by(),
+            window=self._window.reason if self._window is not None else "",
         )
-        said = (self._cluster_progress(name) for name in self._request.clusters)
-        work = tuple(
-            Work(
-                cluster=each.cluster,
-                phase=each.phase,
-                waits_for=each.waits_for,
-                in_flight=len(each.in_flight),
-            )
-            for each in said
-        )
-        paused = next(
-            (each for each in reversed(self._audit) if each.what.startswith("pause")), None
-        )
-        by = (
-            ""
-            if paused is None
-            else f"{paused.by}: {paused.reason}"
-            if paused.reason
-            else paused.by
-        )
-        window = self._window.reason if self._window is not None else ""
-        windows = self._request.policy.windows
-        stops = (
-            windows is not None and windows.on_window_close == "stop" and self._state.window_open
-        )
-        closes = window if stops else ""
         return Explanation(
             rollout=self._id,
             phase=machine.shown_phase(self._state),
-            waits=why_it_waits(self._state, gates=waiting, work=work, paused_by=by, window=window),
-            stopped=why_it_stopped(self._state),
-            next=what_would_stop_it(self._state, gates=waiting, closes=closes),
+            waits=why_it_waits(self._state, known),
+            stopped=why_it_stopped(self._state, known),
+            next=what_would_stop_it(self._state, known),
         )
+
+    def _work(self, cluster: str) -> Work:
+        """What a cluster said last of its own work."""
+        update = self._updates.get(cluster)
+        if update is None:
+            return Work(cluster=cluster, phase="listing")
+        progress = update.progress
+        return Work(
+            cluster=cluster,
+            phase=progress.phase,
+            waits_for=progress.waits_for,
+            in_flight=progress.hosts - sum(progress.counts.values()) - len(progress.parked),
+            parked=tuple(
+                Parked(host=p.host, step=p.step, reason=p.reason, left_out=p.left_out)
+                for p in progress.parked
+            ),
+            said_at=self._said_at[cluster],
+            wave=update.wave,
+            acted=update.wave_acted,
+            failed=update.wave_failed,
+            held=progress.left_out_of_service,
+            stopped=progress.stopped,
+        )
+
+    def _paused_by(self) -> Mapping[str, str]:
+        """Who paused what last, and why: the rollout (``""``), or a cluster."""
+        found: dict[str, str] = {}
+        for cluster in ("", *self._request.clusters):
+            what = f"pause {f'cluster {cluster!r}' if cluster else 'the rollout'} "
+            records = (each for each in reversed(self._audit) if each.what.startswith(what))
+            for record in islice(records, 1):
+                found[cluster] = f"{record.by}: {record.reason}" if record.reason else record.by
+        return found
 
     def audit(self) -> AuditReport:
         """Decisions and accepted verbs, in order."""
@@ -489,6 +566,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 ),
                 failed=counts[HostState.FAILED],
                 unreachable=counts[HostState.UNREACHABLE],
+                reported=cluster not in self._unreported,
             )
         )
 
@@ -543,7 +621,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
     def _without_report(self, cluster: str, error: BaseException) -> ClusterReport:
         """A cluster that cannot say how it ended: what is not known to be well is not reported as well."""
         reason = f"its workflow ended without a report: {root_text(error)}"
-        update = self._updates.get(cluster)
+        update, first = self._updates.get(cluster), self._first.get(cluster)
+        self._unreported.add(cluster)
         names = self._hosts.get(cluster, ())
         told = {each.host: each for each in update.progress.failures} if update else {}
         began = any(v.name == cluster and v.phase == "running" for v in self._state.clusters)
@@ -579,7 +658,9 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             hosts=some,
             hosts_omitted=omitted + len(rest[MAX_LISTED:]),
             left_out_of_service=named,
-            digest=update.digest if update is not None else "",
+            digest=shown_fingerprint(update.digest) if update is not None else "",
+            came_later=first.came_later if first is not None else (),
+            came_later_omitted=first.came_later_omitted if first is not None else 0,
         )
 
     def _nameable(self, hosts: Sequence[str]) -> tuple[str, ...]:
@@ -607,6 +688,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             policy=None if state.policy == self._request.policy else state.policy,
             skip=tuple(sorted(view.skip)),
             skip_waves=tuple(sorted(view.skip_waves)),
+            repairs=view.repairs,
         )
         if self._children.get(cluster) is not None:
             self._send(cluster)
@@ -638,6 +720,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         if last is not None and update.sequence <= last.sequence:
             return
         self._updates[cluster] = attrs.evolve(update, host_names=())
+        self._said_at[cluster] = workflow.now()
         if update.host_names:
             self._hosts[cluster] = update.host_names
             self._where.update((canonical(name), cluster) for name in update.host_names)
@@ -664,6 +747,10 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 stopped=update.progress.stopped,
                 quiet=update.quiet and update.obeyed >= self._wanted(cluster),
                 at_gate=update.at_gate,
+                needs=update.needs if update.planned else None,
+                parked=update.parked,
+                repaired=update.repaired,
+                repairs_waiting=update.repairs_waiting,
             )
         )
         if update.asks_pause is None:
@@ -721,6 +808,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         else:
             text = (
                 f"{what}: gate {gate.gate!r} waits for {gate.quorum} of {', '.join(gate.approvers)}"
+                f" (plan {gate.digest})"
             )
         self._notify(kinds[event], text, *gate.approvers)
 
@@ -756,7 +844,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         report = self._reports.get(name)
         update = self._updates.get(name)
         if report is None:
-            return update.progress if update is not None else ClusterProgress(cluster=name)
+            return _with_all_parked(update) if update is not None else ClusterProgress(cluster=name)
         failures = (HostState.FAILED, HostState.UNREACHABLE)
         return ClusterProgress(
             cluster=name,
@@ -777,13 +865,18 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             listing = [view.name for view in state.clusters if view.phase == "listing"]
             return f"the hosts of {', '.join(listing)}"
         phase = machine.shown_phase(state)
+        if phase == "stopping":  # no vote and no window makes it start anything any more
+            return f"clusters {', '.join(open_clusters)}" if open_clusters else ""
         if phase == "paused":
-            return "resume"
+            by = self._paused_by().get("")
+            return f"resume; paused by {by}" if by else "resume"
         if phase == "pausing":
             moving = [
                 view.name for view in state.clusters if view.phase != "ended" and not view.quiet
             ]
-            return f"hosts in flight in {', '.join(moving)}"
+            by = self._paused_by().get("")
+            paused = f"; paused by {by}" if by else ""
+            return f"hosts in flight in {', '.join(moving)}{paused}"
         gates = [gate for gate in self._gates.approvals().gates if gate.waiting]
         if gates:
             return "; ".join(
@@ -793,7 +886,12 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             )
         if not state.window_open:
             return f"the next maintenance window: {self._window.reason if self._window else ''}"
-        return f"clusters {', '.join(open_clusters)}" if open_clusters else ""
+        waits = [f"clusters {', '.join(open_clusters)}"] if open_clusters else []
+        parked = sum(len(view.parked) for view in state.clusters)
+        if parked:
+            hosts = "1 parked host" if parked == 1 else f"{parked} parked hosts"
+            waits.append(f"a person to retry, accept, restore or skip {hosts}")
+        return "; ".join(waits)
 
     def _outcome(self) -> Outcome:
         if self._state.outcome is not None:
@@ -828,29 +926,35 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             )
             for name in request.clusters
         ]
-        outlines = tuple(
-            ClusterOutline(
-                cluster=name,
-                ring=next(number for number, ring in enumerate(rings, start=1) if name in ring),
-                hosts=plan.hosts,
-                pilots=plan.pilots,
-                waves=wave_sizes(plan),
-                max_parallel=plan.max_parallel,
-                digest=first[name].digest if name in first else "",
-                came_later=first[name].came_later if name in first else (),
-                came_later_omitted=first[name].came_later_omitted if name in first else 0,
-                gone=first[name].gone if name in first else 0,
+        outlines, room = list[ClusterOutline](), MAX_LISTED
+        for name, plan in plans:
+            told = first.get(name)
+            later = told.came_later if told is not None else ()
+            some, room = later[:room], max(room - len(later), 0)
+            outlines.append(
+                ClusterOutline(
+                    cluster=name,
+                    ring=next(number for number, ring in enumerate(rings, start=1) if name in ring),
+                    hosts=plan.hosts,
+                    pilots=plan.pilots,
+                    waves=wave_sizes(plan),
+                    max_parallel=plan.max_parallel,
+                    digest=shown_fingerprint(told.digest) if told is not None else "",
+                    came_later=some,
+                    came_later_omitted=len(later) - len(some) + told.came_later_omitted
+                    if told is not None
+                    else 0,
+                    gone=told.gone if told is not None else 0,
+                )
             )
-            for name, plan in plans
-        )
-        most_waves = max((len(each.waves) for each in outlines), default=0)
+        waves = {each.cluster: len(each.waves) for each in outlines}
         return RolloutPlan(
             rollout=self._id,
             request=request,
             digest=self._digest(),
-            clusters=outlines,
+            clusters=tuple(outlines),
             steps=tuple(step.name for step in steps),
-            gates=gates_in_order(gates, most_waves, len(rings)),
+            gates=gates_in_order(gates, rings, waves),
             windows=self._window.reason if self._window is not None else "",
             least_duration=least_duration(request.policy, plans),
             health=self._health(),
@@ -872,6 +976,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             for host_state, number in each.counts.items():
                 counts[host_state] = counts.get(host_state, 0) + number
         some, omitted = listed(host for each in reports for host in each.hosts)
+        later = [name for each in reports for name in each.came_later]
+        more_later = sum(each.came_later_omitted for each in reports)
         outcome, reason = self._outcome(), self._state.reason
         if not reason and outcome is Outcome.PARTIAL:
             reason = "not every host is patched"
@@ -888,12 +994,14 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                     counts=each.counts,
                     waves=each.waves,
                     digest=each.digest,
-                    came_later=each.came_later,
+                    came_later=len(each.came_later) + each.came_later_omitted,
                 )
                 for each in reports
             ),
             hosts=some,
             hosts_omitted=omitted + sum(each.hosts_omitted for each in reports),
+            came_later=tuple(later[:MAX_LISTED]),
+            came_later_omitted=len(later[MAX_LISTED:]) + more_later,
             left_out_of_service=tuple(
                 name for each in reports for name in each.left_out_of_service
             ),
@@ -902,3 +1010,15 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             digest=self._digest(),
             notices_failed=self._notices_failed(),
         )
+
+
+def _with_all_parked(update: ClusterUpdate) -> ClusterProgress:
+    """What a cluster told, with every parked host: a message gives the reasons of the last ones only."""
+    progress = update.progress
+    named = {canonical(each.host) for each in progress.parked}
+    more = (
+        ParkedHost(host=host, step=step)
+        for host, step in update.parked.items()
+        if host not in named
+    )
+    return attrs.evolve(progress, parked=(*progress.parked, *more))

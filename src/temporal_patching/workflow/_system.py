@@ -16,13 +16,16 @@ from temporalio.exceptions import (
 from ..exceptions import InvalidRequest, PatchFailure
 from ..models import (
     Abort,
+    Accept,
     AuditReport,
     CompletedSteps,
     Explanation,
     GateReport,
     PatchRequest,
     Pause,
+    Restore,
     Resume,
+    Retry,
     RolloutPlan,
     RolloutProgress,
     RolloutReport,
@@ -78,8 +81,8 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
     * ``run``, decorated with ``@workflow.run``: call ``await self.rollout(request)``.
 
     Never override handlers (``approve``, ``reject``, ``approvals``, ``pause``, ``resume``, ``abort``,
-    ``set_limits``, ``skip``, ``progress``, ``completed_steps``, ``audit``, ``explain``, ``plan``,
-    ``cluster_update``).
+    ``set_limits``, ``skip``, ``retry``, ``accept``, ``restore``, ``progress``, ``completed_steps``, ``audit``,
+    ``explain``, ``plan``, ``cluster_update``).
     """
 
     _request_type = PatchRequest
@@ -164,9 +167,8 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
 
     async def __begin(self, run: RolloutRun, request: PatchRequest) -> None:
         await run.resolve()
-        if request.dry_run:
-            await run.look()
-        else:
+        await run.look()
+        if not request.dry_run:
             await call(self.before_rollout, request)
 
     # What the approval mixin asks
@@ -254,20 +256,59 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
     @final
     @workflow.update(name="skip", description="Do not start a host, or a wave. Takes a Skip.")
     async def skip(self, order: Skip) -> Steered:
-        """Does not start a host, or a wave. Takes one ``Skip``. Answers when its cluster has."""
+        """Does not start a host, or a wave. Takes one ``Skip``. Answers when its cluster has.
+
+        A parked host stays as it is.
+        """
         run = self.__run
         assert run is not None  # the validator has refused
         run.accepted += 1
         known = run.answered("skip", order.operation)
         if known is not None:
             return known
-        run.steer(order)
-        return await run.skipped(order)
+        was_parked = run.is_parked(order.host)
+        answer = run.steer(order)
+        return answer if was_parked else await run.skipped(order)
 
     @final
     @skip.validator
     def _may_skip(self, order: Skip) -> None:
         self.__may_steer("skip", order)
+
+    @final
+    @workflow.update(name="retry", description="Go on with a parked host. Takes a Retry.")
+    def retry(self, order: Retry) -> Steered:
+        """Goes on with a parked host, at the step that failed or before it. Takes one ``Retry``."""
+        return self.__steer("retry", order)
+
+    @final
+    @retry.validator
+    def _may_retry(self, order: Retry) -> None:
+        self.__may_steer("retry", order)
+
+    @final
+    @workflow.update(
+        name="accept", description="Take a parked host's step as done. Takes an Accept."
+    )
+    def accept(self, order: Accept) -> Steered:
+        """Takes the step that failed as done, and goes on with the host. Takes one ``Accept``."""
+        return self.__steer("accept", order)
+
+    @final
+    @accept.validator
+    def _may_accept(self, order: Accept) -> None:
+        self.__may_steer("accept", order)
+
+    @final
+    @workflow.update(name="restore", description="Give a parked host back. Takes a Restore.")
+    def restore(self, order: Restore) -> Steered:
+        """Gives a parked host back, as far as that is safe. Takes one ``Restore``."""
+        return self.__steer("restore", order)
+
+    @final
+    @restore.validator
+    def _may_restore(self, order: Restore) -> None:
+        self.__may_steer("restore", order)
 
     def __may_steer(self, verb: Verb, order: Order) -> None:
         run = self.__run
