@@ -188,6 +188,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
     def _carried(self) -> Carried:
         """All that the next run has to know. What only people see is cut where it is long."""
         asked = self._request.request.policy
+        notices = tuple(first_of(self._notices.waiting))
         return Carried(
             hosts=self._hosts,
             state=CarriedState.of(self._state),
@@ -205,8 +206,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             obeyed=self._obeyed,
             told=self._sequence,
             untold=self._untold is not None,
-            notices=tuple(first_of(self._notices.waiting)),
-            notices_failed=self._notices.failed,
+            notices=notices,
+            notices_failed=self._notices.failed + len(self._notices.waiting) - len(notices),
         )
 
     def continued(self, request: ClusterRequest, carried: Carried) -> ClusterRequest:
