@@ -53,7 +53,7 @@ async def parked(rollout: Rollout[Any], *hosts: str) -> ClusterProgress:
         rest = all(cluster.phase in ("parked", "ended") for cluster in progress.clusters)
         return sorted(names) == sorted(hosts) and rest
 
-    await eventually(are, timeout=timedelta(seconds=60))
+    await eventually(are, timeout=timedelta(seconds=120))
     return found[0]
 
 
