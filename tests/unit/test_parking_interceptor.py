@@ -171,7 +171,9 @@ async def test_a_failure_stays_what_it_was(
 )
 async def test_what_has_no_details_passes_unchanged(error: BaseException) -> None:
     """The SDK must see it as it is."""
-    assert await raised(Step(error, ({CHECKPOINT: 1},))) is error
+    found = await raised(Step(error, ({CHECKPOINT: 1},)))
+    # A task of Python 3.10 that was cancelled raises another one each time that somebody awaits it.
+    assert found is error or type(found) is type(error) is asyncio.CancelledError
 
 
 @pytest.mark.parametrize(
