@@ -27,6 +27,13 @@ PARK = RolloutPolicy(
     failure_budget=TOLERANT,
     on_host_failure="park",
 )
+STEPS = (
+    "set_maintenance_mode",
+    "perform_update",
+    "check_service_health",
+    "clear_maintenance_mode",
+)
+HARDLY_CACHED = pytest.mark.provokes_task_failure("evicting, the SDK loses a task now and then")
 
 
 @pytest.fixture
@@ -417,7 +424,7 @@ async def test_who_is_in_flight_beside_many_parked_hosts(client: Client, eu: str
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("cached", [1_000, 1])
+@pytest.mark.parametrize("cached", [1_000, pytest.param(1, marks=HARDLY_CACHED)])
 async def test_parked_hosts_from_run_to_run(
     client: Client, eu: str, short: None, cached: int
 ) -> None:
@@ -427,7 +434,8 @@ async def test_parked_hosts_from_run_to_run(
         {eu: 16}, faults={each: RefuseAt("perform_update", times=1) for each in bad}
     )
     policy = attrs.evolve(PARK, max_parallel=2)
-    async with site(client, fleet, max_cached_workflows=cached) as here:
+    steps = fleet.implementing(*STEPS)
+    async with site(client, steps, max_cached_workflows=cached) as here:
         rollout = await here.start(ask(eu, policy=policy))
         await parked(rollout, *bad)
         await rollout.retry(bad[0], by=ALICE)
