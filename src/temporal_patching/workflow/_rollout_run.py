@@ -797,6 +797,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         if update.asks_pause is not None and update.asked_at > self._heard.get(cluster, 0):
             self._heard[cluster] = update.asked_at
             self._pause_for(cluster, update.asks_pause)
+        # At once: a verb that comes in the same workflow task is judged by it. Who sees a parked host may answer.
+        self._work_off()
 
     def _note_stop(self, cluster: str, why: str) -> None:
         """A cluster has stopped by itself. Why it was told to is in the audit already."""
