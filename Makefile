@@ -12,7 +12,7 @@ ACTIVATED := PATH="$(CURDIR)/$(BIN):$$PATH"
 TYPED := src $(wildcard tests/typing examples)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo workshop pictures docs test all lint format types tests test-lowest test-pythons clean
+.PHONY: help demo workshop pictures docs test all lint format types tests simulate planted test-lowest test-pythons clean
 
 help:
 	@echo 'make demo          a rollout on this machine, with approval, waves and a failing host'
@@ -21,6 +21,8 @@ help:
 	@echo 'make pictures      the pictures of the documentation, made anew; needs Chromium'
 	@echo 'make test          lint, types and tests'
 	@echo 'make tests         only the tests; PYTEST_ARGS="tests/unit -k gather" chooses'
+	@echo 'make simulate      rollouts against simulated hosts, a minute of them; SECONDS=600 for longer'
+	@echo 'make planted       plants bugs in a copy, looks whether the simulation finds them, writes docs/explanation/proof.md'
 	@echo 'make test-lowest   unit and smoke tests with the lowest versions of all dependencies'
 	@echo 'make test-pythons  unit and smoke tests on each Python from 3.10 to 3.13 of this machine'
 	@echo 'make format        format the code and mend what lint can mend'
@@ -57,6 +59,12 @@ types: $(VENV)/.dev
 
 tests: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+simulate: $(VENV)/.dev
+	$(BIN)/python -m tests.sim run --seed '$(or $(SEED),0)' --seconds '$(or $(SECONDS),60)'
+
+planted: $(VENV)/.dev
+	$(BIN)/python -m tests.sim planted --write
 
 test-lowest: pyproject.toml
 	tests/other-environments lowest '$(PYTHON)'
