@@ -322,9 +322,12 @@ async def test_a_rollout_whose_history_is_full_stops(
     fleet = SimulatedFleet(
         {eu: 6}, faults={f"{eu}-{n}": RefuseAt("perform_update") for n in (1, 2)}
     )
-    monkeypatch.setattr(
-        _rollout_run, "is_full", lambda: workflow.info().get_current_history_length() > 40
-    )
+    most_events = [1_000_000]
+
+    def is_full() -> bool:
+        return workflow.info().get_current_history_length() > most_events[0]
+
+    monkeypatch.setattr(_rollout_run, "is_full", is_full)
     budget = FailureBudget(max_failures=5, stop_on_failed_wave=False)
     policy = RolloutPolicy(pilot_hosts=0, failure_budget=budget, max_out_of_service=6)
     fleet.hold("perform_update")
@@ -333,6 +336,8 @@ async def test_a_rollout_whose_history_is_full_stops(
         await fleet.reached("perform_update")
         for most in (2, 3, 2):
             await rollout.set_limits(by=ALICE, max_parallel=most)
+        # Soon, and not before: it is the same when it is replayed.
+        most_events[0] = (await rollout.handle.describe()).history_length + 3
         fleet.release("perform_update")
         report = await ending(rollout)
         assert "its history is full" in report.reason
