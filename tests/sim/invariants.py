@@ -15,6 +15,7 @@ from temporal_patching.policy import FailureBudget, HostState, Outcome, RolloutP
 from temporal_patching.policy import _cluster as cluster_machine
 from temporal_patching.policy import _host as host_machine
 from temporal_patching.policy import _rollout as machine
+from temporal_patching.policy import _rollout_state as data
 from temporal_patching.policy._host import HostEvent, RunStep, StepBroke, StepEnded
 from temporal_patching.policy._tally import CODES
 
@@ -141,7 +142,7 @@ class Watch:
         self.forgotten: set[str] = set()
         self.refused = must_be_refused(world.scenario)
         self.planned_names: set[str] = set()
-        self.told: dict[str, machine.ClusterProgressed | machine.ClusterEnded] = {}
+        self.told: dict[str, data.ClusterProgressed | data.ClusterEnded] = {}
         self.aborted = ""
         self.mended = False
 
@@ -211,17 +212,17 @@ class Watch:
     def asked(self, asked: object) -> None:
         """A person's verb was accepted."""
         self.world.seen[f"verb {type(asked).__name__}"] += 1
-        if isinstance(asked, machine.AbortRequested):
+        if isinstance(asked, data.AbortRequested):
             self.world.seen[f"abort while {machine.shown_phase(self.world.state)}"] += 1
             self.aborted = "kill" if asked.now or self.aborted == "kill" else "cancel"
-        elif isinstance(asked, machine.RepairRequested):
+        elif isinstance(asked, data.RepairRequested):
             cluster, at = self.world.where[asked.host]
             self.books[cluster.name].hosts[at].asked += 1
-        elif isinstance(asked, machine.LimitsRequested):
+        elif isinstance(asked, data.LimitsRequested):
             for book in self.books.values():
                 book.lowered = True
 
-    def rollout_decided(self, before: machine.RolloutState, event: machine.RolloutEvent) -> None:
+    def rollout_decided(self, before: data.RolloutState, event: data.RolloutEvent) -> None:
         """The rollout has decided: what is final stays."""
         now = self.world.state
         order = ("listing", "gate", "running", "stopping", "ended")
@@ -230,13 +231,13 @@ class Watch:
         if before.outcome not in (None, now.outcome) and now.outcome is not Outcome.ABORTED:
             raise self.broken("S10", f"outcome {before.outcome} becomes {now.outcome}")
         gone = before.passed - now.passed
-        if gone and not (isinstance(event, machine.WindowChanged) and event.stale):
+        if gone and not (isinstance(event, data.WindowChanged) and event.stale):
             raise self.broken("S10", f"passed gates are not passed any more: {sorted(gone)}")
         if self.aborted and now.phase == "running":
             raise self.broken("S3", "it was aborted, and runs")
         if self.refused and now.phase in ("gate", "running"):
             raise self.broken("S6", f"the plan is not refused: {self.refused}")
-        if isinstance(event, (machine.ClusterProgressed, machine.ClusterEnded)):
+        if isinstance(event, (data.ClusterProgressed, data.ClusterEnded)):
             self._check_told(event)
         for was, view in zip(before.clusters, now.clusters, strict=True):
             if was.stop is not None and view.stop is None:
@@ -244,13 +245,13 @@ class Watch:
             if was.phase == "ended" and view.phase != "ended":
                 raise self.broken("S10", f"{view.name} had ended")
 
-    def _check_told(self, event: machine.ClusterProgressed | machine.ClusterEnded) -> None:
+    def _check_told(self, event: data.ClusterProgressed | data.ClusterEnded) -> None:
         """What it was told has its consequence."""
         now = self.world.state
         self.told[event.cluster] = event
         if now.phase != "running":
             return
-        if isinstance(event, machine.ClusterProgressed):
+        if isinstance(event, data.ClusterProgressed):
             stopped = event.stopped is not None
         else:
             stopped = event.outcome in (Outcome.STOPPED, Outcome.ABORTED)

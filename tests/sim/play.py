@@ -14,7 +14,7 @@ import attrs
 
 from temporal_patching.policy import FailureBudget
 from temporal_patching.policy._repair import Repair
-from temporal_patching.policy._rollout import ResumeRequested
+from temporal_patching.policy._rollout_state import ResumeRequested
 from temporal_patching.policy._verbs import why_refused
 
 from . import fleet, scenario

@@ -20,7 +20,7 @@ from temporal_patching.policy import (
     Soak,
     Step,
 )
-from temporal_patching.policy._rollout import PlanLimits
+from temporal_patching.policy._rollout_state import PlanLimits
 from temporal_patching.policy._steps import resolve
 
 REQUESTER = "carol@example.com"

@@ -25,6 +25,7 @@ from temporal_patching.policy import _approval as ballots
 from temporal_patching.policy import _cluster as cluster_machine
 from temporal_patching.policy import _host as host_machine
 from temporal_patching.policy import _rollout as machine
+from temporal_patching.policy import _rollout_state as data
 from temporal_patching.policy._gates import gated_waves
 from temporal_patching.policy._repair import Repair
 from temporal_patching.policy._rollout_policy import ClusterPlan, cluster_plan
@@ -126,7 +127,7 @@ class Cluster:
     obeyed: int = 0
     cancel: str | None = None
     cancelled: bool = False
-    sent: list[tuple[int, int, machine.ClusterProgressed]] = attrs.field(factory=list)
+    sent: list[tuple[int, int, data.ClusterProgressed]] = attrs.field(factory=list)
     messages: int = 0
     flights: dict[int, Flight] = attrs.field(factory=dict)
     updates: list[HostUpdate] = attrs.field(factory=list)
@@ -161,7 +162,7 @@ class World:
             for cluster in self.clusters.values()
             for index, host in enumerate(cluster.hosts)
         }
-        self.state = machine.rollout_state(
+        self.state = data.rollout_state(
             scenario.policy, scenario.limits, tuple(self.clusters), gates=scenario.gates
         )
         self.ballots: dict[str, ballots.Ballot] = {}
@@ -183,19 +184,19 @@ class World:
 
     # The rollout
 
-    def tell(self, event: machine.RolloutEvent) -> None:
+    def tell(self, event: data.RolloutEvent) -> None:
         """Something happens to the rollout."""
         before = self.state
         self.decided += 1
         self.state, commands = machine.decide(before, event)
-        if isinstance(event, machine.LimitsRequested):
+        if isinstance(event, data.LimitsRequested):
             self.policies.append(event.policy)
         for command in commands:
-            if isinstance(command, machine.OpenGate):
+            if isinstance(command, data.OpenGate):
                 self._open(command.gate)
-            elif isinstance(command, machine.TellCluster):
+            elif isinstance(command, data.TellCluster):
                 self._order(self.clusters[command.cluster])
-            elif isinstance(command, machine.CancelCluster):
+            elif isinstance(command, data.CancelCluster):
                 self.clusters[command.cluster].cancel = command.reason
         self.watch.rollout_decided(before, event)
 
@@ -218,11 +219,11 @@ class World:
         if ballot.opened_at is None or ballot.outcome is None:
             return
         if ballot.outcome == "approved":
-            self.tell(machine.GatePassed(gate))
+            self.tell(data.GatePassed(gate))
         elif ballot.outcome in ("rejected", "expired"):
             self.seen[f"a gate {ballot.outcome}"] += 1
             outcome = Outcome.REJECTED if ballot.outcome == "rejected" else Outcome.EXPIRED
-            self.tell(machine.GateShut(gate=gate, outcome=outcome, reason=f"{gate} {outcome}"))
+            self.tell(data.GateShut(gate=gate, outcome=outcome, reason=f"{gate} {outcome}"))
 
     def _order(self, cluster: Cluster) -> None:
         state = self.state
@@ -458,7 +459,7 @@ class World:
         hosts = tuple(host.name for host in cluster.hosts)
         last = all(each.listed for each in self.clusters.values())
         self.tell(
-            machine.ClusterPlanned(
+            data.ClusterPlanned(
                 cluster=name,
                 hosts=hosts,
                 max_parallel=cluster.plan.max_parallel,
@@ -517,7 +518,7 @@ class World:
             return False
         state, cluster.untold = cluster.state, False
         cluster.messages += 1
-        told = machine.ClusterProgressed(
+        told = data.ClusterProgressed(
             cluster=name,
             acted=state.acted,
             failed=state.failed,
@@ -560,7 +561,7 @@ class World:
         cluster.told_end, state = True, cluster.state
         self.watch.cluster_over(cluster)
         self.tell(
-            machine.ClusterEnded(
+            data.ClusterEnded(
                 cluster=name,
                 outcome=cluster_machine.outcome(state),
                 reason=state.stopped or "",
@@ -764,16 +765,16 @@ class World:
         return True
 
     def _window(self, is_open: bool, stale: bool = False) -> bool:
-        self.tell(machine.WindowChanged(is_open, stale=stale))
+        self.tell(data.WindowChanged(is_open, stale=stale))
         self.seen["a window closed" if not is_open else "a window opened"] += 1
         return True
 
     def _windows_closed(self, for_good: bool) -> bool:
-        self.tell(machine.WindowsClosed("the windows have closed", for_good=for_good))
+        self.tell(data.WindowsClosed("the windows have closed", for_good=for_good))
         return True
 
     def _full(self) -> bool:
-        self.tell(machine.HistoryFull("its history is full"))
+        self.tell(data.HistoryFull("its history is full"))
         return True
 
     def _verb(self, said: Mapping[str, Any]) -> bool:
@@ -794,11 +795,11 @@ class World:
         if cluster is not None and cluster not in self.clusters:
             return None
         if what == "pause":
-            return machine.PauseRequested(after=said["after"], cluster=cluster)
+            return data.PauseRequested(after=said["after"], cluster=cluster)
         if what == "resume":
-            return machine.ResumeRequested(cluster=cluster)
+            return data.ResumeRequested(cluster=cluster)
         if what == "abort":
-            return machine.AbortRequested(reason="aborted", now=said["now"])
+            return data.AbortRequested(reason="aborted", now=said["now"])
         if what == "set_limits":
             budgets = ("failure_budget", "total_failure_budget")
             changes: dict[str, Any] = {
@@ -806,19 +807,19 @@ class World:
                 for name, to in said["to"].items()
             }
             try:
-                return machine.LimitsRequested(policy=attrs.evolve(self.state.policy, **changes))
+                return data.LimitsRequested(policy=attrs.evolve(self.state.policy, **changes))
             except InvalidRequest:
                 return None
         if what == "skip" and "wave" in said:
-            return machine.SkipRequested(cluster=cluster, wave=said["wave"])
+            return data.SkipRequested(cluster=cluster, wave=said["wave"])
         host = said["host"]
         if host not in self.where:
             return None
         of = self.where[host][0].name
         parked = any(host in view.parked for view in self.state.clusters)
         if what == "skip" and not parked:
-            return machine.SkipRequested(cluster=of, hosts=frozenset({host}))
-        return machine.RepairRequested(cluster=of, host=host, how=what, step=said.get("step"))
+            return data.SkipRequested(cluster=of, hosts=frozenset({host}))
+        return data.RepairRequested(cluster=of, host=host, how=what, step=said.get("step"))
 
 
 _ACTIONS: Mapping[str, Callable[..., bool]] = {

@@ -18,7 +18,7 @@ from temporal_patching.models._plan import PAGE, for_hosts
 from temporal_patching.models._wire import from_json, to_json
 from temporal_patching.policy import DEFAULT_STEPS, ApprovalPolicy, RolloutPolicy
 from temporal_patching.policy._plan import gates_in_order
-from temporal_patching.policy._rollout import MAX_NAMES
+from temporal_patching.policy._plan_check import MAX_NAMES
 
 ALICE, CAROL = "alice@example.com", "carol@example.com"
 

@@ -21,7 +21,9 @@ from temporal_patching.policy._explain import (
     why_it_stopped,
     why_it_waits,
 )
-from temporal_patching.policy._rollout import (
+from temporal_patching.policy._rollout import decide
+from temporal_patching.policy._rollout_policy import allowed
+from temporal_patching.policy._rollout_state import (
     AbortRequested,
     ClusterEnded,
     ClusterPlanned,
@@ -33,10 +35,8 @@ from temporal_patching.policy._rollout import (
     PlanLimits,
     ResumeRequested,
     RolloutState,
-    decide,
     rollout_state,
 )
-from temporal_patching.policy._rollout_policy import allowed
 
 AT = datetime(2026, 11, 27, 22, 5, tzinfo=timezone.utc)
 SOME = FailureBudget(max_failures=2)

@@ -17,14 +17,14 @@ from temporal_patching.policy._explain import (
 )
 from temporal_patching.policy._host import Failure, Procedure
 from temporal_patching.policy._repair import PendingRepair
-from temporal_patching.policy._rollout import (
+from temporal_patching.policy._rollout import decide
+from temporal_patching.policy._rollout_state import (
     ClusterPlanned,
     ClusterProgressed,
     PlanLimits,
     RepairRequested,
     RolloutEvent,
     RolloutState,
-    decide,
     rollout_state,
 )
 from temporal_patching.workflow._parked import MAX_KEPT, ParkedHosts

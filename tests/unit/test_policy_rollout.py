@@ -16,6 +16,14 @@ from temporal_patching.policy import FailureBudget, Outcome, RolloutPolicy
 from temporal_patching.policy._amount import rounded_down
 from temporal_patching.policy._repair import PendingRepair, Repair
 from temporal_patching.policy._rollout import (
+    decide,
+    gate_before,
+    hosts_may_start,
+    is_paused,
+    pause_of,
+    shown_phase,
+)
+from temporal_patching.policy._rollout_state import (
     AbortRequested,
     CancelCluster,
     CloseGate,
@@ -40,14 +48,8 @@ from temporal_patching.policy._rollout import (
     TellCluster,
     WindowChanged,
     WindowsClosed,
-    decide,
     failures_of,
-    gate_before,
-    hosts_may_start,
-    is_paused,
-    pause_of,
     rollout_state,
-    shown_phase,
 )
 from temporal_patching.policy._rules import did_you_mean
 from temporal_patching.policy._verbs import Asked, why_refused

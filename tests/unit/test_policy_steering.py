@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from temporal_patching.policy import FailureBudget, HostState, Outcome, RolloutPolicy, Soak
 from temporal_patching.policy import _cluster as cluster_machine
 from temporal_patching.policy import _rollout as machine
+from temporal_patching.policy import _rollout_state as data
 from temporal_patching.policy._gates import gated_waves
 from temporal_patching.policy._repair import Repair
 from temporal_patching.policy._rollout_policy import cluster_plan
@@ -36,13 +37,13 @@ class Child:
     listed: bool = False
     told_end: bool = False
     untold: bool = False
-    orders: list[machine.ClusterView] = attrs.field(factory=list[machine.ClusterView])
+    orders: list[data.ClusterView] = attrs.field(factory=list[data.ClusterView])
     """What it has not heard yet. Only the newest counts."""
     pauses: list[cluster_machine.PauseAfter | None] = attrs.field(factory=list)
     ordered: int = 0
     """The number of the newest orders that were sent to it."""
     obeyed: int = 0
-    sent: list[tuple[int, int, machine.ClusterProgressed]] = attrs.field(factory=list)
+    sent: list[tuple[int, int, data.ClusterProgressed]] = attrs.field(factory=list)
     """Messages on their way up: the number of each, and of the orders that it had heard by then."""
     messages: int = 0
     heard: int = 0
@@ -64,7 +65,7 @@ class Together:
     """A rollout, its clusters, and everything that is on its way between them."""
 
     rng: random.Random
-    state: machine.RolloutState
+    state: data.RolloutState
     children: dict[str, Child]
     trouble: float
     parks: bool
@@ -82,24 +83,24 @@ class Together:
 
     # The rollout
 
-    def tell(self, event: machine.RolloutEvent) -> None:
+    def tell(self, event: data.RolloutEvent) -> None:
         """Something happens to the rollout."""
-        self.asked += isinstance(event, machine.RepairRequested)
+        self.asked += isinstance(event, data.RepairRequested)
         self.state, commands = machine.decide(self.state, event)
         for command in commands:
-            if isinstance(command, machine.OpenGate):
+            if isinstance(command, data.OpenGate):
                 self.votes.append(command.gate)
                 self.renewed = self.renewed or command.gate in self.passed
                 self.passed.discard(command.gate)
-            elif isinstance(command, machine.CloseGate):
+            elif isinstance(command, data.CloseGate):
                 self.votes = [gate for gate in self.votes if gate != command.gate]
-            elif isinstance(command, machine.TellCluster):
+            elif isinstance(command, data.TellCluster):
                 child = self.children[command.cluster]
                 (view,) = (each for each in self.state.clusters if each.name == child.name)
                 child.orders.append(view)
                 child.ordered += 1
                 child.pauses.append(machine.pause_of(self.state, view))
-            elif isinstance(command, machine.CancelCluster):
+            elif isinstance(command, data.CancelCluster):
                 self.children[command.cluster].cancel = command.reason
 
     def check_paused(self) -> None:
@@ -225,7 +226,7 @@ class Together:
         counts = {"acted": state.acted, "failed": state.failed, "unreachable": state.unreachable}
         if not state.ended:
             child.messages += 1
-            told = machine.ClusterProgressed(
+            told = data.ClusterProgressed(
                 cluster=child.name,
                 stopped=state.stopped,
                 quiet=cluster_machine.quiet(state),
@@ -245,7 +246,7 @@ class Together:
             outcome = cluster_machine.outcome(state)
             reason = state.stopped or ""
             self.tell(
-                machine.ClusterEnded(cluster=child.name, outcome=outcome, reason=reason, **counts)
+                data.ClusterEnded(cluster=child.name, outcome=outcome, reason=reason, **counts)
             )
 
     def arrives(self, child: Child) -> None:
@@ -317,7 +318,7 @@ class Together:
             child.listed = True
             hosts = tuple(f"{name}-{index}" for index in range(child.hosts))
             wide = child.state.plan.max_parallel
-            self.tell(machine.ClusterPlanned(cluster=name, hosts=hosts, max_parallel=wide))
+            self.tell(data.ClusterPlanned(cluster=name, hosts=hosts, max_parallel=wide))
         elif what == "report":
             self.report(child)
         elif what == "arrives":
@@ -338,9 +339,9 @@ class Together:
         """People decide at a gate."""
         if self.rng.random() < 0.95:
             self.passed.add(gate)
-            self.tell(machine.GatePassed(gate))
+            self.tell(data.GatePassed(gate))
         else:
-            self.tell(machine.GateShut(gate=gate, outcome=Outcome.REJECTED, reason="no"))
+            self.tell(data.GateShut(gate=gate, outcome=Outcome.REJECTED, reason="no"))
 
     def steer(self) -> None:
         """Somebody asks for something, where it is legal."""
@@ -353,26 +354,26 @@ class Together:
             max_parallel=rng.randint(1, 5),
         )
         asked: list[Asked] = [
-            machine.PauseRequested(after=rng.choice(["host", "step"]), cluster=where),
-            machine.PauseRequested(after="step"),
-            machine.ResumeRequested(cluster=where),
-            machine.LimitsRequested(policy=limits),
-            machine.SkipRequested(cluster=where, wave=rng.randint(1, 3)),
-            machine.SkipRequested(cluster="c0", hosts=host),
+            data.PauseRequested(after=rng.choice(["host", "step"]), cluster=where),
+            data.PauseRequested(after="step"),
+            data.ResumeRequested(cluster=where),
+            data.LimitsRequested(policy=limits),
+            data.SkipRequested(cluster=where, wave=rng.randint(1, 3)),
+            data.SkipRequested(cluster="c0", hosts=host),
             *self.answers(),
             *self.answers(),
         ]
         if self.quietly:
-            pause = machine.PauseRequested(after="host")
-            asked = [pause, machine.ResumeRequested(), machine.ResumeRequested(), *self.answers()]
+            pause = data.PauseRequested(after="host")
+            asked = [pause, data.ResumeRequested(), data.ResumeRequested(), *self.answers()]
         elif rng.random() < 0.05:
-            asked = [machine.AbortRequested(reason="enough", now=rng.random() < 0.5)]
+            asked = [data.AbortRequested(reason="enough", now=rng.random() < 0.5)]
         one = rng.choice(asked)
         if why_refused(self.state, one) is None:
-            self.lowered = self.lowered or isinstance(one, machine.LimitsRequested)
+            self.lowered = self.lowered or isinstance(one, data.LimitsRequested)
             self.tell(one)
         if not self.quietly:
-            self.tell(machine.WindowChanged(rng.random() < 0.7, stale=rng.random() < 0.2))
+            self.tell(data.WindowChanged(rng.random() < 0.7, stale=rng.random() < 0.2))
 
     def answers(self) -> list[Asked]:
         """What somebody may say of a parked host, if there is one."""
@@ -381,7 +382,7 @@ class Together:
             return []
         cluster, host = self.rng.choice(parked)
         how = self.rng.choice(REPAIRS)
-        return [machine.RepairRequested(cluster=cluster, host=host, how=how)]
+        return [data.RepairRequested(cluster=cluster, host=host, how=how)]
 
 
 def begin(seed: int) -> Together:
@@ -419,7 +420,7 @@ def begin(seed: int) -> Together:
         hosts = rng.randint(1, 12)
         plan = cluster_plan(policy, hosts, gates=gated_waves(gates, name))
         children[name] = Child(name=name, hosts=hosts, state=cluster_machine.cluster_state(plan))
-    state = machine.rollout_state(policy, machine.PlanLimits(), names, gates=gates)
+    state = data.rollout_state(policy, data.PlanLimits(), names, gates=gates)
     parks = rng.random() < 0.5
     return Together(rng, state, children, trouble=rng.choice([0.0, 0.1, 0.4]), parks=parks)
 
@@ -442,7 +443,7 @@ def begin_strict(seed: int) -> Together:
     for name in names:
         plan = cluster_plan(policy, 9)
         children[name] = Child(name=name, hosts=9, state=cluster_machine.cluster_state(plan))
-    state = machine.rollout_state(policy, machine.PlanLimits(), names)
+    state = data.rollout_state(policy, data.PlanLimits(), names)
     return Together(rng, state, children, trouble=0.3, parks=True, quietly=True)
 
 
@@ -456,9 +457,9 @@ def play(seed: int, begin: Callable[[int], Together] = begin) -> Together:
         if turn < 200 and run.rng.random() < steers:
             run.steer()
         elif turn >= 200 or not run.step():
-            if why_refused(run.state, machine.ResumeRequested()) is None:
-                run.tell(machine.ResumeRequested())
-            run.tell(machine.WindowChanged(True))
+            if why_refused(run.state, data.ResumeRequested()) is None:
+                run.tell(data.ResumeRequested())
+            run.tell(data.WindowChanged(True))
             for answer in run.answers():
                 if why_refused(run.state, answer) is None:
                     run.tell(answer)

@@ -13,7 +13,8 @@ from temporal_patching.exceptions import InvalidRequest
 from temporal_patching.models import SetLimits
 from temporal_patching.policy import DEFAULT_STEPS, FailureBudget, Outcome, RolloutPolicy
 from temporal_patching.policy._repair import Repair
-from temporal_patching.policy._rollout import (
+from temporal_patching.policy._rollout import decide, shown_phase
+from temporal_patching.policy._rollout_state import (
     AbortRequested,
     CancelCluster,
     ClusterEnded,
@@ -31,9 +32,7 @@ from temporal_patching.policy._rollout import (
     RolloutState,
     SkipRequested,
     TellCluster,
-    decide,
     rollout_state,
-    shown_phase,
 )
 from temporal_patching.policy._verbs import (
     LEGAL,

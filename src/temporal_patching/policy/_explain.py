@@ -13,9 +13,11 @@ from typing import final, get_args
 
 import attrs
 
+from ._grants import ring_of
 from ._repair import Repair
-from ._rollout import ClusterView, RolloutState, hosts_may_start, pause_of, ring_of, shown_phase
+from ._rollout import hosts_may_start, pause_of, shown_phase
 from ._rollout_policy import Allowed, ClusterPlan, FailureBudget, allowed, cluster_plan
+from ._rollout_state import ClusterView, RolloutState
 from ._rules import canonical
 from ._states import Outcome
 

@@ -11,8 +11,11 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 
 import attrs
 
+from ._plan_check import why_unnamed
 from ._repair import BEING, Repair
-from ._rollout import (
+from ._rollout import pause_of, shown_phase
+from ._rollout_policy import FailureBudget, RolloutPolicy, allowed, cluster_plan, wave_sizes
+from ._rollout_state import (
     AbortRequested,
     ClusterView,
     LimitsRequested,
@@ -21,11 +24,7 @@ from ._rollout import (
     ResumeRequested,
     RolloutState,
     SkipRequested,
-    pause_of,
-    shown_phase,
-    why_unnamed,
 )
-from ._rollout_policy import FailureBudget, RolloutPolicy, allowed, cluster_plan, wave_sizes
 from ._rules import canonical, did_you_mean
 
 Verb = Literal["pause", "resume", "abort", "set_limits", "skip", "retry", "accept", "restore"]

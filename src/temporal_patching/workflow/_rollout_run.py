@@ -60,7 +60,10 @@ from ..models._report import MAX_LISTED, listed
 from ..models._steering import Order, RepairOrder
 from ..models._wire import to_json
 from ..policy import HostState, NoticeKind, Outcome
+from ..policy import _grants as grants
+from ..policy import _plan_check as plan_check
 from ..policy import _rollout as machine
+from ..policy import _rollout_state as data
 from ..policy import _verbs as verbs
 from ..policy._explain import (
     Gate,
@@ -120,7 +123,7 @@ POLICY = "policy"
 """Who decides in the audit, where it is no person."""
 
 
-_BECAME: Mapping[machine.RolloutPhase, str] = {
+_BECAME: Mapping[data.RolloutPhase, str] = {
     "listing": "the hosts are listed",
     "gate": "the plan is complete, gate 'start' asks",
     "running": "the clusters begin",
@@ -139,13 +142,13 @@ def cluster_workflow_id(rollout: str, cluster: str) -> str:
     return f"{rollout}/{cluster}"
 
 
-class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine.RolloutCommand]):
+class RolloutRun(MachineLoop[data.RolloutState, data.RolloutEvent, data.RolloutCommand]):
     """What one rollout knows and does."""
 
     def __init__(self, request: PatchRequest, gates: ApprovalMixin) -> None:
-        state = machine.rollout_state(
+        state = data.rollout_state(
             request.policy,
-            machine.PlanLimits(
+            data.PlanLimits(
                 max_hosts=request.max_hosts,
                 expect_hosts=request.expect_hosts,
                 only_hosts=request.only_hosts,
@@ -238,7 +241,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         if windows is not None:
             opening = self._window = await self._look_at(windows)
             if _stays_closed(opening):
-                self._events.append(machine.WindowsClosed(opening.reason, for_good=True))
+                self._events.append(data.WindowsClosed(opening.reason, for_good=True))
 
     # The loop
 
@@ -273,14 +276,12 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         while True:
             self._window = opening
             self._events.append(
-                machine.WindowChanged(
-                    opening.open, stale=self._is_stale(windows.approval_valid_for)
-                )
+                data.WindowChanged(opening.open, stale=self._is_stale(windows.approval_valid_for))
             )
             for_good = _stays_closed(opening)
             stops = was_open and not opening.open and windows.on_window_close == "stop"
             if for_good or stops:
-                self._events.append(machine.WindowsClosed(opening.reason, for_good))
+                self._events.append(data.WindowsClosed(opening.reason, for_good))
             was_open = was_open or opening.open
             until = opening.until or workflow.now() + RARELY
             await workflow.sleep(until - workflow.now(), summary=opening.reason[:100])
@@ -311,20 +312,20 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         """Whether somebody has ended it."""
         return self._state.aborting is not None
 
-    def _cancelled(self, reason: str) -> machine.RolloutEvent:
-        return machine.AbortRequested(reason=f"aborted: {reason}" if reason else "aborted")
+    def _cancelled(self, reason: str) -> data.RolloutEvent:
+        return data.AbortRequested(reason=f"aborted: {reason}" if reason else "aborted")
 
-    def _carry_out(self, command: machine.RolloutCommand) -> None:
-        if isinstance(command, machine.OpenGate):
+    def _carry_out(self, command: data.RolloutCommand) -> None:
+        if isinstance(command, data.OpenGate):
             gate = command.gate
             self._gates_open[gate] = self._start(self._pass_gate(gate))
-        elif isinstance(command, machine.CloseGate):
+        elif isinstance(command, data.CloseGate):
             waiting = self._gates_open.pop(command.gate, None)
             if waiting is not None:
                 waiting.cancel()
-        elif isinstance(command, machine.TellCluster):
+        elif isinstance(command, data.TellCluster):
             self._order(command.cluster)
-        elif isinstance(command, machine.CancelCluster):
+        elif isinstance(command, data.CancelCluster):
             self._aborting = command.reason
             if self._children.get(command.cluster) is not None:
                 self._start(self._cancel(command.cluster, command.reason))
@@ -336,21 +337,21 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 gate, self._request.approvals[gate], again=again, digest=self._digest()
             )
         except ApprovalRejected as no:
-            event: machine.RolloutEvent = machine.GateShut(
+            event: data.RolloutEvent = data.GateShut(
                 gate=gate, outcome=Outcome.REJECTED, reason=no.message
             )
         except ApprovalExpired as late:
-            event = machine.GateShut(gate=gate, outcome=Outcome.EXPIRED, reason=late.message)
+            event = data.GateShut(gate=gate, outcome=Outcome.EXPIRED, reason=late.message)
         else:
             if decision.approved:
                 self.completed.append(f"gate {gate!r} passed")
                 if gate == START:
                     self._approved_at = workflow.now()
-                event = machine.GatePassed(gate)
+                event = data.GatePassed(gate)
             else:
                 self.ends_well = True
                 reason = f"gate {gate!r} expired"
-                event = machine.GateShut(gate=gate, outcome=Outcome.EXPIRED, reason=reason)
+                event = data.GateShut(gate=gate, outcome=Outcome.EXPIRED, reason=reason)
         self._gates_open.pop(gate, None)
         self._events.append(event)
 
@@ -448,17 +449,17 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
 
     def _asked(self, order: Order) -> verbs.Asked:
         if isinstance(order, Pause):
-            return machine.PauseRequested(after=order.after, cluster=order.cluster)
+            return data.PauseRequested(after=order.after, cluster=order.cluster)
         if isinstance(order, Resume):
-            return machine.ResumeRequested(cluster=order.cluster)
+            return data.ResumeRequested(cluster=order.cluster)
         if isinstance(order, SetLimits):
-            return machine.LimitsRequested(policy=order.applied_to(self._state.policy))
+            return data.LimitsRequested(policy=order.applied_to(self._state.policy))
         if isinstance(order, Skip):
             if order.host is None:
-                return machine.SkipRequested(cluster=order.cluster, wave=order.wave)
+                return data.SkipRequested(cluster=order.cluster, wave=order.wave)
             if self.is_parked(order.host):
                 return self._repair(order.host, "skip")
-            return machine.SkipRequested(
+            return data.SkipRequested(
                 cluster=self._cluster_of(order.host), hosts=frozenset({canonical(order.host)})
             )
         if isinstance(order, RepairOrder):
@@ -466,11 +467,11 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             return self._repair(order.host, how, step)
         assert isinstance(order, Abort)
         why = f": {order.reason}" if order.reason else ""
-        return machine.AbortRequested(reason=f"aborted by {order.by}{why}", now=order.now)
+        return data.AbortRequested(reason=f"aborted by {order.by}{why}", now=order.now)
 
-    def _repair(self, host: str, how: Repair, step: str | None = None) -> machine.RepairRequested:
+    def _repair(self, host: str, how: Repair, step: str | None = None) -> data.RepairRequested:
         cluster = self._cluster_of(host) or self._request.clusters[0]
-        return machine.RepairRequested(cluster=cluster, host=host, how=how, step=step)
+        return data.RepairRequested(cluster=cluster, host=host, how=how, step=step)
 
     def _cluster_of(self, host: str) -> str | None:
         return self._where.get(canonical(host))
@@ -588,7 +589,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         self.completed.append(f"cluster {cluster!r} {report.outcome.value}")
         counts = report.counts
         self._events.append(
-            machine.ClusterEnded(
+            data.ClusterEnded(
                 cluster=cluster,
                 outcome=report.outcome,
                 reason=report.reason,
@@ -610,7 +611,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
     def _never_start(self, cluster: str) -> None:
         outcome, reason = Outcome.ABORTED, "the rollout was aborted before its hosts were listed"
         self._reports[cluster] = ClusterReport(cluster=cluster, outcome=outcome, reason=reason)
-        self._events.append(machine.ClusterEnded(cluster=cluster, outcome=outcome, reason=reason))
+        self._events.append(data.ClusterEnded(cluster=cluster, outcome=outcome, reason=reason))
 
     async def _cancel(self, cluster: str, reason: str) -> None:
         # Not by the child's handle: that names its first run, and a cluster continues as new.
@@ -702,7 +703,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
 
     def _nameable(self, hosts: Sequence[str]) -> tuple[str, ...]:
         """As many of these as a report can name beside those that it names already."""
-        left = machine.MAX_NAMES - sum(
+        left = plan_check.MAX_NAMES - sum(
             len(name) for each in self._reports.values() for name in each.left_out_of_service
         )
         ends = accumulate(map(len, hosts))
@@ -767,10 +768,10 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
         if last is None:
             self._first[cluster] = update
         if last is None and update.problem is not None:
-            self._events.append(machine.ClusterNotPlanned(cluster=cluster, problem=update.problem))
+            self._events.append(data.ClusterNotPlanned(cluster=cluster, problem=update.problem))
         elif last is None and update.planned:
             self._events.append(
-                machine.ClusterPlanned(
+                data.ClusterPlanned(
                     cluster=cluster,
                     hosts=update.host_names,
                     max_parallel=update.max_parallel,
@@ -779,7 +780,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
                 )
             )
         self._events.append(
-            machine.ClusterProgressed(
+            data.ClusterProgressed(
                 cluster=cluster,
                 acted=update.acted,
                 failed=update.failed,
@@ -814,7 +815,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
 
     def _pause_for(self, cluster: str, why: str) -> None:
         """A cluster needs a person: the rollout pauses by itself."""
-        asked = machine.PauseRequested(after="host")
+        asked = data.PauseRequested(after="host")
         if verbs.why_refused(self._state, asked) is None:
             before = machine.shown_phase(self._state)
             self._events.append(asked)
@@ -825,11 +826,11 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
 
     # What others are told
 
-    def _note(self, before: machine.RolloutState) -> None:
+    def _note(self, before: data.RolloutState) -> None:
         now = self._state
         if is_full() and now.phase in ("listing", "gate", "running"):
             self._events.append(
-                machine.HistoryFull("its history is full: start another rollout for the rest")
+                data.HistoryFull("its history is full: start another rollout for the rest")
             )
         if before.phase == "listing" and now.phase in ("gate", "running"):
             self.completed.append("plan complete")
@@ -841,7 +842,7 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             self._record(POLICY, what, reason, shown)
 
     def _decided(
-        self, before: machine.RolloutState, now: machine.RolloutState
+        self, before: data.RolloutState, now: data.RolloutState
     ) -> Iterator[tuple[str, str]]:
         """What the rules have decided, and why, for the audit."""
         for gate in sorted(now.passed - before.passed):
@@ -853,8 +854,8 @@ class RolloutRun(MachineLoop[machine.RolloutState, machine.RolloutEvent, machine
             yield f"gate {START!r} asks again", "its approval is too old"
         if now.phase != before.phase:
             yield _BECAME[now.phase], now.reason
-        ring = machine.ring_of(now)[0]
-        if ring != machine.ring_of(before)[0] and now.phase == "running":
+        ring = grants.ring_of(now)[0]
+        if ring != grants.ring_of(before)[0] and now.phase == "running":
             yield f"it is the turn of ring {ring}", f"ring {ring - 1} has ended"
         for gate in sorted(now.asked - before.asked - {START}):
             yield f"gate {gate!r} asks", ""

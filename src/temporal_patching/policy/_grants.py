@@ -1,0 +1,141 @@
+"""Who may have how many hosts in flight: rings, the total width, and the shares of a strict total budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ._amount import rounded_down
+from ._rollout_policy import allowed
+from ._rollout_state import ClusterView, RolloutState, failures_of, unfinished
+
+
+def ring_of(state: RolloutState) -> tuple[int, tuple[str, ...]]:
+    """The ring whose turn it is, from 1, and its clusters. Without rings all are one."""
+    rings = state.policy.rings or (tuple(view.name for view in state.clusters),)
+    left = set(unfinished(state))
+    for number, ring in enumerate(rings, start=1):
+        if left.intersection(ring):
+            return number, ring
+    return len(rings), ()
+
+
+def ring_gate(state: RolloutState) -> str | None:
+    """The gate before the ring whose turn it is, if people guard it and have not opened it."""
+    number, ring = ring_of(state)
+    gate = f"ring-{number}"
+    return gate if ring and gate in state.gates - state.passed else None
+
+
+def _turn(state: RolloutState) -> list[ClusterView]:
+    """The clusters that may work now: those that do, and those that come next."""
+    if ring_gate(state) is not None:
+        return []
+    at_once, ring = state.policy.max_parallel_clusters, ring_of(state)[1]
+    running = [view for view in state.clusters if view.phase == "running"]
+    planned = [view for view in state.clusters if view.phase == "planned" and view.name in ring]
+    more = None if at_once is None else max(at_once - len(running), 0)
+    return [*(view for view in running if view.stop is None), *planned[:more]]
+
+
+def grants(state: RolloutState) -> dict[str, tuple[int | None, int | None]]:
+    """How many hosts each cluster whose turn it is may have in flight, and how many of them at risk.
+
+    None: as many as its plan says. A strict total budget limits both: as many may be at risk (failed, or in
+    flight) as may fail, and one more. So the failure that exceeds the budget is the last one. What was
+    granted at risk is only taken back by a lower budget: a host in flight again, since it is repaired, had
+    its unit already, and may need it again before the cluster hears anything else.
+    """
+    turn, most, at_risk = _turn(state), _at_once(state), _at_risk(state)
+    if most is None and at_risk is None:
+        return {view.name: (None, None) for view in turn}
+    shares = {view.name: useful(view) for view in turn}
+    spare = {view.name: _spare(view) for view in turn}
+    wanted = {view.name: max(_needed(view, view.max_parallel), 1) for view in turn}
+    others = [
+        view for view in state.clusters if view.phase == "running" and view.name not in shares
+    ]
+    slots = sum(_needed(view, usable(view)) for view in others)
+    units = sum(map(_spare, others))
+    free = math.inf if most is None else most - slots - sum(shares.values())
+    left = math.inf
+    if at_risk is not None:
+        taken = slots + units + sum(shares.values()) + sum(spare.values())
+        left = at_risk - sum(map(_certain, state.clusters)) - taken
+    while left < 0 and any(
+        spare.values()
+    ):  # the budget was lowered: what is not in use gives first
+        spare[_widest(spare)] -= 1
+        left += 1
+    while (free < 0 or left < 0) and any(shares.values()):  # the limit was: the widest gives first
+        widest = _widest(shares)
+        shares[widest] -= 1
+        free += 1
+        if left < 0:
+            left += 1
+        else:
+            spare[widest] += 1
+    gives = True
+    while gives:
+        gives = False
+        for name in shares:
+            if shares[name] < wanted[name] and free > 0 and (spare[name] or left > 0):
+                shares[name], free, gives = shares[name] + 1, free - 1, True
+                if spare[name]:
+                    spare[name] -= 1
+                else:
+                    left -= 1
+    failed = {view.name: _certain(view) for view in turn}
+    begun = {view.name for view in turn if view.phase == "running"}
+    return {
+        name: (share, None if at_risk is None else failed[name] + share + spare[name])
+        for name, share in shares.items()
+        if share or name in begun
+    }
+
+
+def _widest(shares: Mapping[str, int]) -> str:
+    return max(shares, key=lambda name: shares[name])
+
+
+def _at_once(state: RolloutState) -> int | None:
+    """How many hosts of all clusters may be in flight. None: there is no such limit."""
+    limit = state.policy.max_parallel_total
+    hosts = sum(view.hosts for view in state.clusters)
+    return None if limit is None else max(rounded_down(limit, hosts), 1)
+
+
+def _at_risk(state: RolloutState) -> int | None:
+    """How many hosts of all clusters may have failed or be in flight. None: there is no such limit."""
+    budget = state.policy.total_failure_budget
+    if budget is None or not budget.strict:
+        return None
+    return allowed(budget, sum(view.hosts for view in state.clusters)).failures + 1
+
+
+def usable(view: ClusterView) -> int:
+    """What a cluster has of its grant: under a strict total budget a failure uses up a slot."""
+    slots = view.slots or 0
+    return slots if view.risk is None else max(min(slots, view.risk - _certain(view)), 0)
+
+
+def _spare(view: ClusterView) -> int:
+    """What a cluster has at risk beyond its slots."""
+    return 0 if view.risk is None else max(view.risk - _certain(view) - (view.slots or 0), 0)
+
+
+def _certain(view: ClusterView) -> int:
+    """The failures that nobody is about to repair: for the others it needs slots again."""
+    again = sum(repair.how in ("retry", "accept") for repair in view.repairs)
+    return max(failures_of(view) - again - view.repairs_waiting, 0)
+
+
+def useful(view: ClusterView) -> int:
+    """What a cluster has of its grant and can still use."""
+    slots = usable(view)
+    # One at least, until it has ended: its go may still be on the way, and newer orders replace it.
+    return min(slots, max(_needed(view, slots), 1))
+
+
+def _needed(view: ClusterView, slots: int) -> int:
+    return slots if view.needs is None else min(slots, view.needs)
