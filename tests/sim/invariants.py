@@ -468,8 +468,7 @@ class Watch:
                 )
         hosts = [each for some in self.books.values() for each in some.hosts]
         total = sum(each.state == "flies" and not each.restoring for each in hosts)
-        flying = [each for each in hosts if each.state == "flies"]
-        limits = [each.max_parallel_total for each in self._policies(flying)]
+        limits = [each.max_parallel_total for each in self._policies()]
         if None not in limits:
             allowed = max(max(amount(each or 0, len(hosts)), 1) for each in limits)
             if total > allowed:
@@ -489,11 +488,8 @@ class Watch:
         if None not in limits and len(busy) > max(each or 0 for each in limits):
             raise self.broken("S1", f"{host} starts, and clusters {', '.join(busy)} are at work")
 
-    def _policies(self, hosts: Iterable[HostBook]) -> list[RolloutPolicy]:
-        """Those that somebody may still act by, or that held when one of these hosts was started.
-
-        Messages are late; and a limit that is lowered takes no host back that is in flight.
-        """
+    def _policies(self, hosts: Iterable[HostBook] = ()) -> list[RolloutPolicy]:
+        """Those that somebody may still act by, since messages are late; or that held when these were started."""
         heard = [
             book.heard.policy_number if book.heard is not None else 0
             for name, book in self.books.items()
@@ -523,7 +519,7 @@ class Watch:
         lost_hosts = [
             each for each in hosts if each.state in ("flies", "parked") or each.became in FAILURE
         ]
-        budgets = [each.total_failure_budget for each in self._policies(lost_hosts)]
+        budgets = [each.total_failure_budget for each in self._policies()]
         known = [each for each in budgets if each is not None and each.strict]
         if len(known) < len(budgets):
             return

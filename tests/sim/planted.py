@@ -64,17 +64,35 @@ BUGS: Mapping[str, Bug] = {
         "        why = _total_exceeded(state)\n        if False:\n",
     ),
     "failures free their share of the total budget": _bug(
-        "policy/_rollout.py",
-        "left = at_risk - sum(map(_certain, state.clusters)) - taken",
-        "left = at_risk - taken",
+        "policy/_grants.py",
+        "left = at_risk - certain - sum",
+        "left = at_risk - sum",
     ),
     "what is granted at risk is granted to another, too": _bug(
+        "policy/_grants.py",
+        "left -= sum(shares.values()) + sum(spare.values())",
+        "left -= sum(shares.values())",
+        "units = _given(units, {view.name: _at_stake(view) for view in turn}, left)",
+        "pass",
+    ),
+    "what is to be given back is granted to another at once": _bug(
+        "policy/_grants.py",
+        "slots = _given(shares, {view.name: flying(view) for view in turn}, free)",
+        "pass",
+    ),
+    "too many in flight are kept up": _bug("policy/_grants.py", "over = max(-room, 0)", "over = 0"),
+    "a unit at stake is granted to another": _bug(
+        "policy/_grants.py",
+        "units = _given(units, {view.name: _at_stake(view) for view in turn}, left)",
+        "pass",
+    ),
+    "what a cluster may still start is granted to another": _bug(
         "policy/_rollout.py",
-        "taken = slots + units + sum(shares.values()) + sum(spare.values())",
-        "taken = slots + units + sum(shares.values())",
+        "holds = max(event.in_flight, view.max_parallel if view.slots is None else view.slots)",
+        "holds = event.in_flight",
     ),
     "a unit that a repair needs again is given to another": _bug(
-        "policy/_rollout.py",
+        "policy/_grants.py",
         "return 0 if view.risk is None else max(view.risk - _certain(view) - (view.slots or 0), 0)",
         "return 0",
     ),
@@ -111,7 +129,7 @@ BUGS: Mapping[str, Bug] = {
         "if out[plan.domains[host]] <= plan.max_per_domain:",
     ),
     "max_parallel_clusters forgets who runs": _bug(
-        "policy/_rollout.py", "max(at_once - len(running), 0)", "max(at_once, 0)"
+        "policy/_grants.py", "max(at_once - len(running), 0)", "max(at_once, 0)"
     ),
     # In which order
     "a wave begins beside the one before it": _bug(
@@ -184,8 +202,8 @@ BUGS: Mapping[str, Bug] = {
     # Whom
     "a gate that is passed opens all the others": _bug(
         "policy/_rollout.py",
-        "if gate is None or gate in state.passed:\n            state = _with",
-        "if gate is None or state.passed:\n            state = _with",
+        "if gate is None or gate in state.passed:\n            state = with_cluster",
+        "if gate is None or state.passed:\n            state = with_cluster",
     ),
     "a wave that is opened opens all the others": _bug(
         "policy/_cluster.py",
@@ -193,8 +211,8 @@ BUGS: Mapping[str, Bug] = {
         "if wave in state.plan.gates and not state.opened:",
     ),
     "the gate before a ring is not asked": _bug(
-        "policy/_rollout.py",
-        "if _ring_gate(state) is not None:\n        return []",
+        "policy/_grants.py",
+        "if ring_gate(state) is not None:\n        return []",
         "if False:\n        return []",
     ),
     "votes are counted by list": _bug(

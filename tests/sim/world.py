@@ -527,6 +527,7 @@ class World:
             quiet=cluster_machine.quiet(state),
             at_gate=state.group.wave + 1 if state.at_barrier == "gate" else None,
             needs=cluster_machine.needs(state),
+            in_flight=state.in_flight,
             parked={
                 cluster.hosts[host].name: _failed_step(cluster.parked[host])
                 for host in cluster_machine.unanswered(state)
@@ -551,7 +552,12 @@ class World:
             return True
         self.heard[name] = number
         _, obeyed, told = sent
-        self.tell(attrs.evolve(told, quiet=told.quiet and obeyed >= cluster.ordered))
+        knows = obeyed >= cluster.ordered
+        self.tell(
+            attrs.evolve(
+                told, quiet=told.quiet and knows, in_flight=told.in_flight if knows else None
+            )
+        )
         return True
 
     def _end(self, name: str) -> bool:

@@ -109,6 +109,9 @@ class Cluster:
     failed: int = 0
     needs: int = 10**9
     """How many slots it can use at most, as it has told."""
+    flying: int = 0
+    held: int = 0
+    """How many may be in flight, for all that it has told."""
 
     @property
     def counts(self) -> int:
@@ -116,6 +119,10 @@ class Cluster:
         if not self.granted or self.ended:
             return 0
         return min(self.slots or 0, self.needs if self.stopping else max(self.needs, 1))
+
+    def may_fly(self, max_parallel: int) -> int:
+        """How many it may have in flight."""
+        return max_parallel if self.slots is None else self.slots
 
     parked: set[str] = attrs.field(factory=set[str])
     """Hosts that wait for a person. They have failed."""
@@ -127,7 +134,8 @@ class Cluster:
         """What it tells of its hosts."""
         counts = {"acted": self.failed, "failed": self.failed, "unreachable": 0}
         parked = dict.fromkeys(sorted(self.parked), "perform_update")
-        return {**counts, "parked": parked, "repaired": self.repaired}
+        in_flight = self.flying if self.granted else None
+        return {**counts, "parked": parked, "repaired": self.repaired, "in_flight": in_flight}
 
     @property
     def stopping(self) -> bool:
@@ -165,8 +173,11 @@ class RolloutRun:
         if isinstance(event, ClusterProgressed) and event.needs is not None:
             cluster = self.clusters[event.cluster]
             cluster.needs = min(cluster.needs, event.needs)
+        if isinstance(event, ClusterProgressed) and event.in_flight is not None:
+            self.answers(self.clusters[event.cluster], event.in_flight, before)
         if isinstance(event, ClusterEnded):
             self.clusters[event.cluster].ended = True
+            self.clusters[event.cluster].flying = 0
         if isinstance(event, GatePassed) and event.gate in self.open_gates:
             self.passed.add(event.gate)
         if isinstance(event, ClusterProgressed):
@@ -182,11 +193,17 @@ class RolloutRun:
             self.check_abort(before)
         followed = [each for command in commands for each in self.take(command)]
         self.commands += followed
+        for cluster in self.clusters.values():
+            if cluster.granted and not cluster.ended and cluster.slots is None:
+                cluster.held = max(cluster.held, self.view(cluster).max_parallel)
         if not isinstance(
             event,
             (PauseRequested, ResumeRequested, LimitsRequested, SkipRequested, RepairRequested),
         ):  # those are refused when they are no news, or answered as the first time
-            assert decide(self.state, event) == (self.state, ()), "told twice"
+            again = event
+            if isinstance(event, ClusterProgressed):  # what follows from it, it does not know yet
+                again = attrs.evolve(event, in_flight=None)
+            assert decide(self.state, again) == (self.state, ()), "told twice"
         self.check_grants()
         self.check_pause()
         self.check_parked()
@@ -215,15 +232,44 @@ class RolloutRun:
             self.over += 1
         return [command]
 
+    def view(self, cluster: Cluster) -> ClusterView:
+        """What the rollout knows of it."""
+        return next(each for each in self.state.clusters if each.name == cluster.name)
+
+    def answers(self, cluster: Cluster, in_flight: int, before: RolloutState) -> None:
+        """A cluster says how many are in flight, and so that it knows what it was granted."""
+        (view,) = (each for each in before.clusters if each.name == cluster.name)
+        cluster.held = max(in_flight, cluster.may_fly(view.max_parallel))
+
+    def starts(self, cluster: Cluster) -> None:
+        """A cluster starts as many hosts as it may."""
+        view = self.view(cluster)
+        if cluster.stopping or self.state.phase != "running":
+            return
+        most = min(cluster.may_fly(view.max_parallel), cluster.needs)
+        started = max(most - cluster.flying, 0)
+        cluster.flying += started
+        total = self.total()
+        if started and total is not None:
+            assert sum(each.flying for each in self.clusters.values()) <= total, "too many fly"
+
+    def total(self) -> int | None:
+        """How many may be in flight in all."""
+        hosts, most = sum(view.hosts for view in self.state.clusters), self.state.policy
+        if most.max_parallel_total is None:
+            return None
+        return max(rounded_down(most.max_parallel_total, hosts), 1)
+
     def take_view(self, cluster: Cluster) -> list[Followed]:
         """Reads out of its view what a cluster is told."""
-        (view,) = (each for each in self.state.clusters if each.name == cluster.name)
+        view = self.view(cluster)
         assert not cluster.ended, "nobody is told after the end"
         followed: list[Followed] = []
         goes = view.phase == "running"
         if goes and (view.slots != cluster.slots or not cluster.granted):
             self.check_go(cluster, view.slots)
             cluster.granted, cluster.slots = True, view.slots
+            cluster.held = max(cluster.held, cluster.may_fly(view.max_parallel))
             followed.append(GrantSlots(cluster.name, view.slots))
         if view.stop is not None and view.stop not in cluster.told:
             assert not cluster.told, "the first reason stays"
@@ -317,14 +363,16 @@ class RolloutRun:
             left = sum(each.counts for each in self.clusters.values())
             assert failed + left <= budget.max_failures + 1, "it could be overshot"
             return
-        if policy.max_parallel_total is None:
+        total = self.total()
+        if total is None:
             assert all(each.slots is None for each in running)
             return
-        hosts = sum(view.hosts for view in self.state.clusters)
-        total = max(rounded_down(policy.max_parallel_total, hosts), 1)
         idle = total - sum(each.counts for each in self.clusters.values())
         assert self.lowered or idle >= 0, "never more than the total"
         assert sum(each.counts for each in running) <= total
+        held = [each for each in self.clusters.values() if each.granted and not each.ended]
+        if any(min(each.held, each.needs) > each.counts for each in held):
+            return  # somebody has to give back something first
         self.check_idle(running, idle)
         assert all(each.slots is not None for each in running)
         assert self.lowered or all(each.slots for each in running)
@@ -564,14 +612,18 @@ def play_a_turn(
 
 def goes_on(rng: random.Random, run: RolloutRun, cluster: Cluster, trouble: float) -> None:
     """A cluster that has its list tells something, where it has something to tell."""
-    (view,) = (each for each in run.state.clusters if each.name == cluster.name)
+    if pause_of(run.state, run.view(cluster)) is None and run.state.window_open:
+        run.starts(cluster)
+    if rng.random() < 0.5:
+        cluster.flying = rng.randint(0, cluster.flying)
+    view = run.view(cluster)
     if cluster.asked and rng.random() < 0.5:
         take_up(rng, cluster)
     counts = cluster.said()
     still: dict[str, Any] = {"at_gate": cluster.at_gate, **counts}
     if pause_of(run.state, view) is not None:
         progressed(run, cluster.name, quiet=rng.random() < 0.5, **still)
-    elif run.state.paused is None and rng.random() < 0.1:
+    elif (run.state.paused is None and rng.random() < 0.1) or cluster.slots == 0:
         progressed(run, cluster.name, **still)
     elif cluster.granted and cluster.slots != 0 and run.state.window_open:
         if cluster.at_gate is not None and cluster.at_gate not in cluster.opened:
@@ -591,9 +643,10 @@ def goes_on(rng: random.Random, run: RolloutRun, cluster: Cluster, trouble: floa
         done = {name: counts[name] for name in ("acted", "failed", "unreachable")}
         if rng.random() < 0.3:  # it may be an old message, which says more than a newer one
             needs = rng.choice([cluster.needs, cluster.needs + 1, rng.randint(0, 9)])
-            counts["needs"] = max(needs, len(cluster.parked) + len(cluster.asked))
-        waits = cluster.parked or cluster.asked
-        if stopped is None and rng.random() < 0.4 and not cluster.gates and not waits:
+            waits = len(cluster.parked) + len(cluster.asked)
+            counts["needs"] = max(needs, waits + cluster.flying)
+        busy = cluster.parked or cluster.asked
+        if stopped is None and rng.random() < 0.4 and not cluster.gates and not busy:
             outcome = Outcome.PARTIAL if cluster.failed else Outcome.PATCHED
             run.tell(ended(cluster.name, outcome, **done))
         else:
@@ -886,10 +939,10 @@ def test_a_cluster_that_dies_at_the_gate_ends_the_rollout() -> None:
 
 
 def test_a_total_is_shared_and_grows_when_clusters_end() -> None:
-    """Three clusters share four slots; what one leaves goes to the others, nothing is taken back."""
+    """Three clusters share four slots; what one leaves goes to the narrowest, nothing is taken back."""
     run = running({"a": 9, "b": 9, "c": 9}, RolloutPolicy(max_parallel_total=4))
     assert run.commands == [GrantSlots("a", 2), GrantSlots("b", 1), GrantSlots("c", 1)]
-    assert run.tell(ended("b")) == [GrantSlots("a", 3)]
+    assert run.tell(ended("b")) == [GrantSlots("c", 2)]
     assert run.tell(ended("a")) == [GrantSlots("c", 4)]
 
 
@@ -1146,19 +1199,42 @@ def limits(run: RolloutRun, **changes: Any) -> list[Followed]:
 
 
 def test_a_lower_total_takes_slots_back() -> None:
-    """The widest gives first, down to none where the total is lower than the clusters are many."""
+    """Nobody gets one with which too many could be in flight, for all that the clusters have said."""
     run = running({"a": 9, "b": 9, "c": 9}, RolloutPolicy(max_parallel_total=5, max_parallel=9))
     assert run.commands == [GrantSlots("a", 2), GrantSlots("b", 2), GrantSlots("c", 1)]
-    assert {*limits(run, max_parallel_total=3)} == {GrantSlots("a", 1), GrantSlots("b", 1)}
+    assert {*limits(run, max_parallel_total=3)} == {GrantSlots(each, 0) for each in "abc"}
+    assert progressed(run, "c", in_flight=0) == [GrantSlots("a", 1), GrantSlots("b", 1)]
+    assert progressed(run, "b", in_flight=2) == []
+    assert progressed(run, "a", in_flight=1) == []
+    assert progressed(run, "b", in_flight=1) == [GrantSlots("c", 1)]
+
+
+def test_a_lower_total_leaves_one_to_nobody_while_too_many_fly() -> None:
+    """Two fly, one may: until one of them has ended no start may keep it up."""
+    run = running({"a": 9, "b": 9}, RolloutPolicy(max_parallel_total=2, max_parallel=9))
     limits(run, max_parallel_total=1)
-    assert sorted(each.slots or 0 for each in run.clusters.values()) == [0, 0, 1]
-    assert run.tell(ended("c")) == [GrantSlots("a", 1)]
+    progressed(run, "a", in_flight=1)
+    assert progressed(run, "b", in_flight=1) == []
+    assert progressed(run, "b", in_flight=0) == [GrantSlots("a", 1)]
+    assert run.tell(ended("a")) == [GrantSlots("b", 1)]
+
+
+def test_a_first_total_counts_what_is_in_flight_without_one() -> None:
+    """A cluster without a grant of its own holds what its plan says, until it answers."""
+    run = running({"a": 9, "b": 9}, RolloutPolicy(max_parallel=4))
+    assert run.commands == [GrantSlots("a", None), GrantSlots("b", None)]
+    assert {*limits(run, max_parallel_total=4)} == {GrantSlots("a", 0), GrantSlots("b", 0)}
+    progressed(run, "a", in_flight=4)
+    assert progressed(run, "b", in_flight=0) == [GrantSlots("a", 2)]
+    assert progressed(run, "a", in_flight=2) == [GrantSlots("b", 2)]
 
 
 def test_a_cluster_without_slots_holds_up_no_gate() -> None:
     """It would wait for slots that the cluster at the gate has, and that one for it."""
     run = running({"a": 9, "b": 9}, RolloutPolicy(max_parallel_total=2), more_gates=("promote",))
     limits(run, max_parallel_total=1)
+    for name in run.clusters:
+        progressed(run, name, in_flight=0)
     (one,) = (each.name for each in run.clusters.values() if each.slots)
     assert arrives(run, one, 1) == [OpenGate("promote")]
 

@@ -236,6 +236,7 @@ class Together:
                     for host in cluster_machine.unanswered(state)
                 },
                 needs=cluster_machine.needs(state),
+                in_flight=state.in_flight,
                 repaired=state.repaired,
                 repairs_waiting=len(state.repairs),
                 **counts,
@@ -254,7 +255,12 @@ class Together:
         number, obeyed, told = child.sent.pop(self.rng.randrange(len(child.sent)))
         if number > child.heard:
             child.heard = number
-            self.tell(attrs.evolve(told, quiet=told.quiet and obeyed >= child.ordered))
+            knows = obeyed >= child.ordered
+            self.tell(
+                attrs.evolve(
+                    told, quiet=told.quiet and knows, in_flight=told.in_flight if knows else None
+                )
+            )
 
     def host_moves(self, child: Child, host: int) -> None:
         """A host in flight ends a step, stands still, or ends."""

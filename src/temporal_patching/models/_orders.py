@@ -180,6 +180,8 @@ class ClusterUpdate(WireType):
     """The newest orders that it had when it asked: of two times that it asks, the later has the higher."""
     needs: int | None = None
     """How many slots it can use at most from now on: hosts in flight, and hosts that may still start."""
+    in_flight: int = 0
+    """How many of its hosts are in flight."""
     came_later: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     came_later_omitted: int = 0
     gone: int = 0

@@ -610,7 +610,45 @@ def needs(state: ClusterState) -> int:
     return state.in_flight + may_start + len(state.parked)
 
 
-def gives_back(state: ClusterState, told: int | None) -> bool:
+@attrs.frozen(kw_only=True)
+class Told:
+    """What a cluster has said last of the slots that it uses."""
+
+    needs: int
+    in_flight: int
+    lost: int
+    """How many had failed or were in flight."""
+
+    @classmethod
+    def of(cls, state: ClusterState) -> Told:
+        """What it would say now."""
+        lost = state.in_flight + state.failed + state.unreachable
+        return cls(needs=needs(state), in_flight=state.in_flight, lost=lost)
+
+
+def gives_way(before: ClusterState, state: ClusterState, told: Told | None) -> bool:
+    """Whether another may get what it has just given up, since its grant has become smaller.
+
+    Args:
+        before: The cluster before what happened.
+        state: The cluster.
+        told: What it said last. None: it has not said anything yet.
+    """
+    if _less(state.slots, before.slots) or _less(state.risk, before.risk):
+        return True
+    if told is None:
+        return False
+    now = Told.of(state)
+    return (_less(state.slots, told.in_flight) and now.in_flight < told.in_flight) or (
+        _less(state.risk, told.lost) and now.lost < told.lost
+    )
+
+
+def _less(limit: int | None, than: int | None) -> bool:
+    return limit is not None and (than is None or limit < than)
+
+
+def gives_back(state: ClusterState, told: Told | None) -> bool:
     """Whether it needs so much less than the rollout counts for it that it is worth a message.
 
     At its end a cluster has fewer hosts left than slots. Each success then frees one; of many slots not each is
@@ -618,11 +656,11 @@ def gives_back(state: ClusterState, told: int | None) -> bool:
 
     Args:
         state: The cluster.
-        told: What it said last that it needs. None: it has not said so yet.
+        told: What it said last. None: it has not said anything yet.
     """
     if state.slots is None:
         return False
-    counted = state.slots if told is None else min(state.slots, told)
+    counted = state.slots if told is None else min(state.slots, told.needs)
     return counted - needs(state) >= max(counted // 8, 1)
 
 

@@ -45,29 +45,56 @@ def grants(state: RolloutState) -> dict[str, tuple[int | None, int | None]]:
     flight) as may fail, and one more. So the failure that exceeds the budget is the last one. What was
     granted at risk is only taken back by a lower budget: a host in flight again, since it is repaired, had
     its unit already, and may need it again before the cluster hears anything else.
+
+    What a cluster is to give back is given to another only when it has said that it holds it no more.
     """
     turn, most, at_risk = _turn(state), _at_once(state), _at_risk(state)
     if most is None and at_risk is None:
         return {view.name: (None, None) for view in turn}
+    others = [view for view in state.clusters if view.phase == "running" and view not in turn]
+    free, left = math.inf, math.inf
+    if most is not None:
+        free = most - sum(map(flying, others))
+    certain = sum(map(_certain, state.clusters))
+    if at_risk is not None:
+        left = at_risk - certain - sum(map(_at_stake, others))
+    shares, spare = _fair(turn, free, left)
+    slots, units = shares, {name: share + spare[name] for name, share in shares.items()}
+    if most is not None:
+        slots = _given(shares, {view.name: flying(view) for view in turn}, free)
+    if at_risk is not None:
+        units = _given(units, {view.name: _at_stake(view) for view in turn}, left)
+    return {
+        view.name: (
+            slots[view.name],
+            None if at_risk is None else _certain(view) + units[view.name],
+        )
+        for view in turn
+        if slots[view.name] or view.phase == "running"
+    }
+
+
+def _fair(
+    turn: list[ClusterView], free: float, left: float
+) -> tuple[dict[str, int], dict[str, int]]:
+    """The slots that each cluster is to have, and what it is to have at risk beyond them.
+
+    It keeps what it has. The widest gives first, the narrowest gets first.
+
+    Args:
+        turn: The clusters.
+        free: Slots for all of them.
+        left: How many of their hosts may be at risk beyond those that have certainly failed.
+    """
     shares = {view.name: useful(view) for view in turn}
     spare = {view.name: _spare(view) for view in turn}
     wanted = {view.name: max(_needed(view, view.max_parallel), 1) for view in turn}
-    others = [
-        view for view in state.clusters if view.phase == "running" and view.name not in shares
-    ]
-    slots = sum(_needed(view, usable(view)) for view in others)
-    units = sum(map(_spare, others))
-    free = math.inf if most is None else most - slots - sum(shares.values())
-    left = math.inf
-    if at_risk is not None:
-        taken = slots + units + sum(shares.values()) + sum(spare.values())
-        left = at_risk - sum(map(_certain, state.clusters)) - taken
-    while left < 0 and any(
-        spare.values()
-    ):  # the budget was lowered: what is not in use gives first
+    free -= sum(shares.values())
+    left -= sum(shares.values()) + sum(spare.values())
+    while left < 0 and any(spare.values()):  # a lower budget: what is not in use gives first
         spare[_widest(spare)] -= 1
         left += 1
-    while (free < 0 or left < 0) and any(shares.values()):  # the limit was: the widest gives first
+    while (free < 0 or left < 0) and any(shares.values()):  # a lower limit
         widest = _widest(shares)
         shares[widest] -= 1
         free += 1
@@ -75,23 +102,37 @@ def grants(state: RolloutState) -> dict[str, tuple[int | None, int | None]]:
             left += 1
         else:
             spare[widest] += 1
-    gives = True
-    while gives:
-        gives = False
-        for name in shares:
-            if shares[name] < wanted[name] and free > 0 and (spare[name] or left > 0):
-                shares[name], free, gives = shares[name] + 1, free - 1, True
-                if spare[name]:
-                    spare[name] -= 1
-                else:
-                    left -= 1
-    failed = {view.name: _certain(view) for view in turn}
-    begun = {view.name for view in turn if view.phase == "running"}
-    return {
-        name: (share, None if at_risk is None else failed[name] + share + spare[name])
-        for name, share in shares.items()
-        if share or name in begun
-    }
+    while free > 0:
+        able = [
+            name for name in shares if shares[name] < wanted[name] and (spare[name] or left > 0)
+        ]
+        if not able:
+            break
+        narrowest = min(able, key=lambda name: shares[name])
+        shares[narrowest] += 1
+        free -= 1
+        if spare[narrowest]:
+            spare[narrowest] -= 1
+        else:
+            left -= 1
+    return shares, spare
+
+
+def _given(wanted: Mapping[str, int], held: Mapping[str, int], most: float) -> dict[str, int]:
+    """What can be given of what is wanted, so that never more than ``most`` is held, whoever hears of it first.
+
+    Where more is held, nobody gets so much that a start could keep it up: first it has to fall.
+    """
+    room = most - sum(held.values())
+    over = max(-room, 0)
+    given = {name: int(min(want, max(held[name] - over, 0))) for name, want in wanted.items()}
+    while room > 0:
+        able = [name for name, want in wanted.items() if given[name] < want]
+        if not able:
+            break
+        given[min(able, key=lambda name: given[name])] += 1
+        room -= 1
+    return given
 
 
 def _widest(shares: Mapping[str, int]) -> str:
@@ -126,8 +167,25 @@ def _spare(view: ClusterView) -> int:
 
 def _certain(view: ClusterView) -> int:
     """The failures that nobody is about to repair: for the others it needs slots again."""
-    again = sum(repair.how in ("retry", "accept") for repair in view.repairs)
-    return max(failures_of(view) - again - view.repairs_waiting, 0)
+    return max(failures_of(view) - _again(view), 0)
+
+
+def _again(view: ClusterView) -> int:
+    """How many failed hosts are about to be repaired, or are in flight again by now."""
+    asked = sum(repair.how in ("retry", "accept") for repair in view.repairs)
+    return asked + view.repairs_waiting
+
+
+def flying(view: ClusterView) -> int:
+    """How many hosts a cluster may have in flight, for all that is known: its newest orders may be on the way."""
+    most = _needed(view, view.holds)
+    return most if view.risks is None else max(min(most, view.risks - _certain(view)), 0)
+
+
+def _at_stake(view: ClusterView) -> int:
+    """How many of its hosts may be at risk, for all that is known, beside those that have certainly failed."""
+    most = flying(view) + _again(view)
+    return most if view.risks is None else max(min(most, view.risks - _certain(view)), 0)
 
 
 def useful(view: ClusterView) -> int:

@@ -14,7 +14,7 @@ import attrs
 
 from ._cluster import PauseAfter
 from ._gates import START, wave_gate
-from ._grants import grants, ring_gate, usable, useful
+from ._grants import flying, grants, ring_gate, usable, useful
 from ._plan_check import filtered, plan_problems
 from ._repair import PendingRepair
 from ._rollout_policy import allowed, cluster_plan
@@ -220,7 +220,8 @@ def _is_on_its_way(view: ClusterView, wave: int) -> bool:
 
 
 def _grant_used_up(view: ClusterView) -> bool:
-    return view.slots == 0 or (view.risk is not None and usable(view) == 0)
+    none = view.slots == 0 or (view.risk is not None and usable(view) == 0)
+    return none and not flying(view)
 
 
 def _let_pass(state: RolloutState) -> Decision:
@@ -244,6 +245,7 @@ def _progressed(state: RolloutState, event: ClusterProgressed) -> Decision:
     if view.phase == "ended":
         return state, ()
     pending = tuple(repair for repair in view.repairs if repair.number > event.repaired)
+    state = _answered(state, event)
     asked = {repair.host for repair in pending}
     state = with_cluster(
         state,
@@ -263,6 +265,20 @@ def _progressed(state: RolloutState, event: ClusterProgressed) -> Decision:
     return _after_counts(state, event.cluster, event.stopped)
 
 
+def _answered(state: RolloutState, event: ClusterProgressed) -> RolloutState:
+    """It knows its newest grant: from now on it holds that at most, or what it has in flight beyond it."""
+    view = view_of(state, event.cluster)
+    if event.in_flight is None:
+        return state
+    holds = max(event.in_flight, view.max_parallel if view.slots is None else view.slots)
+    risks = view.risks
+    if view.risk is not None:
+        lost = event.failed + event.unreachable
+        known = max(event.in_flight + lost, view.risk)
+        risks = known if risks is None else min(risks, known)
+    return with_cluster(state, view.name, holds=min(view.holds, holds), risks=risks)
+
+
 def _ended(state: RolloutState, event: ClusterEnded) -> Decision:
     view = view_of(state, event.cluster)
     if view.phase == "ended":
@@ -275,6 +291,8 @@ def _ended(state: RolloutState, event: ClusterEnded) -> Decision:
         phase="ended",
         slots=0,
         risk=None,
+        holds=0,
+        risks=0,
         at_gate=None,
         acted=max(least.acted, event.acted),
         failed=max(least.failed, event.failed),
@@ -482,10 +500,21 @@ def _grant(state: RolloutState) -> Decision:
     commands: list[RolloutCommand] = []
     for name, (slots, risk) in grants(state).items():
         view = view_of(state, name)
-        if (view.slots, view.risk) != (slots, risk) or view.phase == "planned":
+        holds = max(view.holds, view.max_parallel if slots is None else slots)
+        if (view.slots, view.risk) == (slots, risk) and view.phase == "running":
+            state = with_cluster(state, name, holds=holds)
+        else:
             # One that has given slots back need not be told: it cannot use them.
             told = view.phase == "planned" or not slots == useful(view) < usable(view)
-            state = with_cluster(state, name, slots=slots, risk=risk, phase="running")
+            state = with_cluster(
+                state,
+                name,
+                slots=slots,
+                risk=risk,
+                phase="running",
+                holds=holds,
+                risks=None if None in (risk, view.risks) else max(risk or 0, view.risks or 0),
+            )
             commands += [TellCluster(name)] if told else []
     gate = ring_gate(state)
     if gate is not None and gate not in state.asked:

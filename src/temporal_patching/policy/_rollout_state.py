@@ -47,6 +47,10 @@ class ClusterView:
     slots: int | None = 0
     risk: int | None = None
     """How many of its hosts may have failed or be in flight, under a strict total budget."""
+    holds: int = 0
+    """How many may be in flight by all the grants that it has not yet answered, and by those in flight then."""
+    risks: int | None = 0
+    """The same of those that may have failed or be in flight. None: nothing limits them."""
     needs: int | None = None
     """How many slots it can use at most, as it has told. None: its list is not known yet."""
     stop: str | None = None
@@ -184,6 +188,8 @@ class ClusterProgressed:
     at_gate: int | None = None
     needs: int | None = None
     """How many slots it can use at most from now on. None: no news."""
+    in_flight: int | None = None
+    """How many of its hosts are in flight. None: it does not know its newest orders yet."""
     parked: Mapping[str, str] = attrs.field(factory=dict[str, str])
     repaired: int = 0
     repairs_waiting: int = 0

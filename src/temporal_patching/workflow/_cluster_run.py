@@ -153,8 +153,8 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         """A message to the rollout is under way."""
         self._stays = False
         """What it knows is too large to be carried over: it goes on in this run as long as that can be."""
-        self._told_needs: int | None = None
-        """What it has told the rollout last that it needs."""
+        self._told: machine.Told | None = None
+        """What it has told the rollout last of what it uses."""
         carried = request.carried
         self._notices = Notices(
             notifies=request.procedure.notifies and not request.request.dry_run,
@@ -883,7 +883,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         if changed("failed", "unreachable", "held"):
             total = self._policy.total_failure_budget
             self._news("rest" if total is None else "counts")
-        if machine.gives_back(now, self._told_needs):
+        if machine.gives_back(now, self._told) or machine.gives_way(before, now, self._told):
             self._news("counts")
         if machine.only_parked(now) and not machine.only_parked(before):
             self._news("counts")  # from now on it waits for people alone
@@ -936,7 +936,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
         progress = self.progress()
         state = self._state
         parked = machine.unanswered(state)
-        self._told_needs = machine.needs(state)
+        self._told = machine.Told.of(state)
         return ClusterUpdate(
             sequence=self._sequence,
             # A signal for each failure with all the failures before it would fill both histories.
@@ -968,6 +968,7 @@ class ClusterRun(MachineLoop[machine.ClusterState, machine.ClusterEvent, machine
             asks_pause=self._asks_pause,
             asked_at=self._asked_at,
             needs=machine.needs(state),
+            in_flight=state.in_flight,
             came_later=self._came_later[:MAX_LISTED] if first else (),
             came_later_omitted=max(len(self._came_later) - MAX_LISTED, 0) if first else 0,
             gone=machine.counts(state).get(HostState.GONE, 0) if first else 0,

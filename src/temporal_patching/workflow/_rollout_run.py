@@ -779,6 +779,7 @@ class RolloutRun(MachineLoop[data.RolloutState, data.RolloutEvent, data.RolloutC
                     digest=self._digest(),
                 )
             )
+        knows = update.obeyed >= self._wanted(cluster)
         self._events.append(
             data.ClusterProgressed(
                 cluster=cluster,
@@ -786,9 +787,10 @@ class RolloutRun(MachineLoop[data.RolloutState, data.RolloutEvent, data.RolloutC
                 failed=update.failed,
                 unreachable=update.unreachable,
                 stopped=update.progress.stopped,
-                quiet=update.quiet and update.obeyed >= self._wanted(cluster),
+                quiet=update.quiet and knows,
                 at_gate=update.at_gate,
                 needs=update.needs if update.planned else None,
+                in_flight=update.in_flight if knows else None,
                 parked=update.parked,
                 repaired=update.repaired,
                 repairs_waiting=update.repairs_waiting,
