@@ -207,8 +207,8 @@ BUGS: Mapping[str, Bug] = {
     ),
     "a wave that is opened opens all the others": _bug(
         "policy/_cluster.py",
-        "if wave in state.plan.gates and wave not in state.opened:",
-        "if wave in state.plan.gates and not state.opened:",
+        "if wave in state.plan.gates and wave not in state.opened and _behind_gate",
+        "if wave in state.plan.gates and not state.opened and _behind_gate",
     ),
     "the gate before a ring is not asked": _bug(
         "policy/_grants.py",
