@@ -241,6 +241,11 @@ async def test_a_long_list_is_waited_for(
         fleet.release("list_hosts")
         assert await status(client, here.ids[-1]) == "TERMINATED"
 
+        async def is_over() -> bool:
+            return await status(client, f"{here.ids[-1]}/{eu}") not in ("", "RUNNING")
+
+        await eventually(is_over)  # its cluster is told by the server, and needs the worker to end
+
 
 async def test_only_the_hosts_of_the_plan(client: Client, eu: str) -> None:
     """Hosts that came later are left out and reported, those that went are GONE, the order stays."""

@@ -86,11 +86,6 @@ BUGS: Mapping[str, Bug] = {
         "units = _given(units, {view.name: _at_stake(view) for view in turn}, left)",
         "pass",
     ),
-    "what a cluster may still start is granted to another": _bug(
-        "policy/_rollout.py",
-        "holds = max(event.in_flight, view.max_parallel if view.slots is None else view.slots)",
-        "holds = event.in_flight",
-    ),
     "a unit that a repair needs again is given to another": _bug(
         "policy/_grants.py",
         "return 0 if view.risk is None else max(view.risk - _certain(view) - (view.slots or 0), 0)",
