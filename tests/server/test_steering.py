@@ -187,6 +187,48 @@ async def test_limits_go_back_to_what_was_asked_for(client: Client, eu: str) -> 
     assert len([host for host, _ in itertools.groupby(later)]) == 4, "one after the other again"
 
 
+async def test_a_lower_total_holds_over_all_clusters(client: Client, eu: str, us: str) -> None:
+    """What one cluster gives back is not used by the other while the first has too many in flight."""
+    policy = RolloutPolicy(
+        pilot_hosts=0, max_parallel=2, max_parallel_total=4, max_out_of_service="100%"
+    )
+    fleet = SimulatedFleet({eu: 4, us: 4})
+    first = [f"{eu}-1", f"{eu}-2", f"{us}-1", f"{us}-2"]
+    for host in first:
+        fleet.hold("perform_update", host)
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, us, policy=policy))
+        for host in first:
+            await fleet.reached("perform_update", host)
+        await rollout.set_limits(by=ALICE, max_parallel_total=2)
+        for host in first[2:]:
+            fleet.release("perform_update", host)
+
+        async def us_is_idle() -> bool:
+            return (await rollout.progress()).clusters[1].counts.get(HostState.PATCHED) == 2
+
+        await fleet.until(lambda: all(fleet.host(host).serves for host in first[2:]))
+        await rollout.skip(by=ALICE, host=f"{us}-4")  # answers when the cluster has taken up all
+        await eventually(us_is_idle)
+        assert sorted(fleet.started) == first
+        before = len(fleet.log)
+        for host in first[:2]:
+            fleet.release("perform_update", host)
+        report = await ending(rollout)
+    assert report.counts[HostState.PATCHED] == 7
+    later = {each.host for each in fleet.log[before:]} - {*first}
+    assert later == {f"{eu}-3", f"{eu}-4", f"{us}-3"}
+    flying, most = {*first[:2]}, 0
+    for each in fleet.log[before:]:
+        if each.host in first[2:] or each.step == "list_hosts":
+            continue
+        flying.add(each.host)
+        most = max(most, len(flying))
+        if (each.step, each.what) == ("clear_maintenance_mode", "done"):
+            flying.discard(each.host)
+    assert most == 2, "never more than the new total from then on, and both were used"
+
+
 async def test_one_cluster_can_be_paused(client: Client, eu: str) -> None:
     """The other cluster goes on to its end."""
     other = f"{eu}-b"
