@@ -42,6 +42,7 @@ from .models import (
     Accept,
     ApprovalReport,
     AuditReport,
+    Because,
     ClusterProgress,
     ClusterReport,
     CompletedSteps,
@@ -649,7 +650,12 @@ class Rollout(Generic[WorkflowT]):
             NotAnswered: No worker answered within 10 seconds.
             RolloutNotFound: There is no such rollout.
         """
-        return await _query(self.handle, "explain", Explanation)
+        ended = await self._without_report()
+        explanation = await _query(self.handle, "explain", Explanation)
+        if not ended or explanation.phase == "ended":
+            return explanation
+        stopped = (*explanation.stopped, Because(why=ended))
+        return attrs.evolve(explanation, phase="ended", waits=(), stopped=stopped, next=())
 
     async def audit(self) -> AuditReport:
         """Who decided what, in order. Raises as ``progress``."""
@@ -664,11 +670,17 @@ class Rollout(Generic[WorkflowT]):
     async def progress(self) -> RolloutProgress:
         """Where the rollout is, with the newest of each cluster that still works.
 
+        One whose workflow has ended without a report (somebody terminated it, or its request was refused) is
+        ``ended``, without an ``outcome``.
+
         Raises:
             NotAnswered: No worker answered within 10 seconds.
             RolloutNotFound: There is no such rollout.
         """
+        ended = await self._without_report()
         progress = await _query(self.handle, "progress", RolloutProgress)
+        if ended and progress.outcome is None:
+            progress = attrs.evolve(progress, phase="ended", waits_for="", reason=ended)
         clusters = await gather(*[self._newest(each) for each in progress.clusters], limit=20)
         counts = {
             state: sum(cluster.counts.get(state, 0) for cluster in clusters) for state in HostState
@@ -792,8 +804,20 @@ class Rollout(Generic[WorkflowT]):
             await asyncio.sleep(every.total_seconds())
 
     async def _has_ended(self) -> bool:
-        description = await _answered(self.handle.describe(), self.id)
-        return description.status is not _RUNNING
+        return await self._status() is not _RUNNING
+
+    async def _status(self) -> WorkflowExecutionStatus | None:
+        return (await _answered(self.handle.describe(), self.id)).status
+
+    async def _without_report(self) -> str:
+        """What is wrong, if it has ended and has no report; empty otherwise, or if that is not known yet.
+
+        A worker answers for a workflow that was ended from outside, too, as if it still ran.
+        """
+        status = await self._status()
+        if status is None or status in (_RUNNING, WorkflowExecutionStatus.COMPLETED):
+            return ""
+        return f"its workflow has ended ({status.name.lower()}) without a report"
 
     async def result(self) -> RolloutReport:
         """Waits for the end.

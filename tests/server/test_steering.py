@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 import pytest
+from temporalio import workflow
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowUpdateStage
 from temporalio.testing import WorkflowEnvironment
@@ -17,11 +18,13 @@ from temporalio.testing import WorkflowEnvironment
 from temporal_patching.client import Rollout
 from temporal_patching.exceptions import InvalidRequest, Refused, RolloutNotFound
 from temporal_patching.models import (
+    Abort,
     FleetHealth,
     HostState,
     Outcome,
     PatchRequest,
     Pause,
+    RolloutReport,
     Skip,
     Steered,
 )
@@ -38,7 +41,26 @@ from temporal_patching.policy import (
     Soak,
 )
 from temporal_patching.testing import FailAt, SimulatedFleet
+from temporal_patching.workflow import SystemPatchWorkflow
 from tests.rollouts import ALICE, BOB, ask, ending, eventually, history_of, reported, site
+
+
+@workflow.defn
+class WaitsFirst(SystemPatchWorkflow):
+    """Its own run waits for a word before it hands over."""
+
+    _goes = False
+
+    @workflow.run
+    async def run(self, request: PatchRequest) -> RolloutReport:
+        await workflow.wait_condition(lambda: self._goes)
+        return await self.rollout(request)
+
+    @workflow.signal
+    def go(self) -> None:
+        """The word."""
+        self._goes = True
+
 
 ONE_BY_ONE = RolloutPolicy(pilot_hosts=0)
 WIDE = RolloutPolicy(pilot_hosts=0, max_parallel="100%")
@@ -168,6 +190,28 @@ async def test_paused_again_means_that_hosts_stand_still_again(client: Client, e
         assert fleet.started == (f"{eu}-1",)
         await rollout.resume(by=ALICE)
         assert (await ending(rollout)).outcome is Outcome.PATCHED
+
+
+async def test_an_abort_before_it_begins(client: Client, eu: str) -> None:
+    """Legal, too: a run of one's own may wait for hours before it hands over. The same answers the same."""
+    fleet = SimulatedFleet({eu: 2})
+    async with site(client, fleet, workflows=[WaitsFirst]) as here:
+        rollout = await here.start(ask(eu), WaitsFirst)
+        with pytest.raises(Refused, match="not begun"):
+            await rollout.pause(by=ALICE)
+        order = Abort(by=ALICE, reason="not today", operation="the same")
+        answers = [
+            await rollout.handle.execute_update("abort", order, id=id, result_type=Steered)
+            for id in ("first", "second")
+        ]
+        assert (await rollout.abort(by=BOB, now=True)).message == answers[0].message
+        await rollout.handle.signal(WaitsFirst.go)
+        report = await ending(rollout)
+        audit = await rollout.audit()
+    assert answers[0] == answers[1]
+    assert report.outcome is Outcome.ABORTED
+    assert fleet.started == ()
+    assert [each.by for each in audit.records if each.what.startswith("abort")] == [ALICE, BOB]
 
 
 async def test_limits_go_back_to_what_was_asked_for(client: Client, eu: str) -> None:

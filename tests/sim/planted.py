@@ -63,17 +63,15 @@ BUGS: Mapping[str, Bug] = {
         "        why = _total_exceeded(state)\n        if why is not None:\n",
         "        why = _total_exceeded(state)\n        if False:\n",
     ),
+    "a unit that a repair needs again is given to another": _bug(
+        "policy/_grants.py",
+        "    left = max(view.risks - _certain(view), 0)\n",
+        "    left = max(view.risks - failures_of(view), 0)\n",
+    ),
     "failures free their share of the total budget": _bug(
         "policy/_grants.py",
         "left = at_risk - certain - sum",
         "left = at_risk - sum",
-    ),
-    "what is granted at risk is granted to another, too": _bug(
-        "policy/_grants.py",
-        "left -= sum(shares.values()) + sum(spare.values())",
-        "left -= sum(shares.values())",
-        "units = _given(units, {view.name: _at_stake(view) for view in turn}, left)",
-        "pass",
     ),
     "what is to be given back is granted to another at once": _bug(
         "policy/_grants.py",
@@ -83,13 +81,8 @@ BUGS: Mapping[str, Bug] = {
     "too many in flight are kept up": _bug("policy/_grants.py", "over = max(-room, 0)", "over = 0"),
     "a unit at stake is granted to another": _bug(
         "policy/_grants.py",
-        "units = _given(units, {view.name: _at_stake(view) for view in turn}, left)",
+        "units = _given(shares, {view.name: _at_stake(view) for view in turn}, left)",
         "pass",
-    ),
-    "a unit that a repair needs again is given to another": _bug(
-        "policy/_grants.py",
-        "return 0 if view.risk is None else max(view.risk - _certain(view) - (view.slots or 0), 0)",
-        "return 0",
     ),
     "a cluster that stops gives back slots that are in use": _bug(
         "policy/_cluster.py",

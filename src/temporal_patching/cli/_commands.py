@@ -293,7 +293,7 @@ async def watch(rollout: Handle, screen: Screen, *, every: float) -> int:
 async def explain(rollout: Handle, screen: Screen) -> int:
     """Why it waits, why it stopped, and what would stop it next, with the evidence."""
     told = await rollout.explain()
-    if told.phase != "ended":
+    if (await rollout.progress()).outcome is None:
         await _not_over(rollout)
     screen.show(told, _show.explanation)
     return DONE

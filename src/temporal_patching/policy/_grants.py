@@ -42,9 +42,7 @@ def grants(state: RolloutState) -> dict[str, tuple[int | None, int | None]]:
     """How many hosts each cluster whose turn it is may have in flight, and how many of them at risk.
 
     None: as many as its plan says. A strict total budget limits both: as many may be at risk (failed, or in
-    flight) as may fail, and one more. So the failure that exceeds the budget is the last one. What was
-    granted at risk is only taken back by a lower budget: a host in flight again, since it is repaired, had
-    its unit already, and may need it again before the cluster hears anything else.
+    flight) as may fail, and one more. So the failure that exceeds the budget is the last one.
 
     What a cluster is to give back is given to another only when it has said that it holds it no more.
     """
@@ -58,12 +56,11 @@ def grants(state: RolloutState) -> dict[str, tuple[int | None, int | None]]:
     certain = sum(map(_certain, state.clusters))
     if at_risk is not None:
         left = at_risk - certain - sum(map(_at_stake, others))
-    shares, spare = _fair(turn, free, left)
-    slots, units = shares, {name: share + spare[name] for name, share in shares.items()}
+    shares = slots = units = _fair(turn, min(free, left))
     if most is not None:
         slots = _given(shares, {view.name: flying(view) for view in turn}, free)
     if at_risk is not None:
-        units = _given(units, {view.name: _at_stake(view) for view in turn}, left)
+        units = _given(shares, {view.name: _at_stake(view) for view in turn}, left)
     return {
         view.name: (
             slots[view.name],
@@ -74,48 +71,24 @@ def grants(state: RolloutState) -> dict[str, tuple[int | None, int | None]]:
     }
 
 
-def _fair(
-    turn: list[ClusterView], free: float, left: float
-) -> tuple[dict[str, int], dict[str, int]]:
-    """The slots that each cluster is to have, and what it is to have at risk beyond them.
+def _fair(turn: list[ClusterView], most: float) -> dict[str, int]:
+    """The slots that each cluster is to have, at most so many in all.
 
     It keeps what it has. The widest gives first, the narrowest gets first.
-
-    Args:
-        turn: The clusters.
-        free: Slots for all of them.
-        left: How many of their hosts may be at risk beyond those that have certainly failed.
     """
     shares = {view.name: useful(view) for view in turn}
-    spare = {view.name: _spare(view) for view in turn}
     wanted = {view.name: max(_needed(view, view.max_parallel), 1) for view in turn}
-    free -= sum(shares.values())
-    left -= sum(shares.values()) + sum(spare.values())
-    while left < 0 and any(spare.values()):  # a lower budget: what is not in use gives first
-        spare[_widest(spare)] -= 1
-        left += 1
-    while (free < 0 or left < 0) and any(shares.values()):  # a lower limit
-        widest = _widest(shares)
-        shares[widest] -= 1
+    free = most - sum(shares.values())
+    while free < 0 and any(shares.values()):  # a limit was lowered
+        shares[max(shares, key=lambda name: shares[name])] -= 1
         free += 1
-        if left < 0:
-            left += 1
-        else:
-            spare[widest] += 1
     while free > 0:
-        able = [
-            name for name in shares if shares[name] < wanted[name] and (spare[name] or left > 0)
-        ]
+        able = [name for name in shares if shares[name] < wanted[name]]
         if not able:
             break
-        narrowest = min(able, key=lambda name: shares[name])
-        shares[narrowest] += 1
+        shares[min(able, key=lambda name: shares[name])] += 1
         free -= 1
-        if spare[narrowest]:
-            spare[narrowest] -= 1
-        else:
-            left -= 1
-    return shares, spare
+    return shares
 
 
 def _given(wanted: Mapping[str, int], held: Mapping[str, int], most: float) -> dict[str, int]:
@@ -133,10 +106,6 @@ def _given(wanted: Mapping[str, int], held: Mapping[str, int], most: float) -> d
         given[min(able, key=lambda name: given[name])] += 1
         room -= 1
     return given
-
-
-def _widest(shares: Mapping[str, int]) -> str:
-    return max(shares, key=lambda name: shares[name])
 
 
 def _at_once(state: RolloutState) -> int | None:
@@ -160,11 +129,6 @@ def usable(view: ClusterView) -> int:
     return slots if view.risk is None else max(min(slots, view.risk - _certain(view)), 0)
 
 
-def _spare(view: ClusterView) -> int:
-    """What a cluster has at risk beyond its slots."""
-    return 0 if view.risk is None else max(view.risk - _certain(view) - (view.slots or 0), 0)
-
-
 def _certain(view: ClusterView) -> int:
     """The failures that nobody is about to repair: for the others it needs slots again."""
     return max(failures_of(view) - _again(view), 0)
@@ -184,8 +148,10 @@ def flying(view: ClusterView) -> int:
 
 def _at_stake(view: ClusterView) -> int:
     """How many of its hosts may be at risk, for all that is known, beside those that have certainly failed."""
-    most = flying(view) + _again(view)
-    return most if view.risks is None else max(min(most, view.risks - _certain(view)), 0)
+    if view.risks is None:
+        return flying(view) + _again(view)
+    left = max(view.risks - _certain(view), 0)
+    return left if view.needs is None else min(left, view.needs + _again(view))
 
 
 def useful(view: ClusterView) -> int:
