@@ -775,9 +775,9 @@ class Rollout(Generic[WorkflowT]):
     ) -> AsyncIterator[RolloutProgress]:
         """The progress, each time it has changed, until the rollout has ended.
 
-        It never raises the rollout's failure. While no worker answers it waits, and says so once in the log
-        (``temporal_patching.client``, a warning); the last progress has the ``outcome``, if a worker was
-        there to answer.
+        It never raises the rollout's failure. While no worker or no server answers it waits, and says so once
+        in the log (``temporal_patching.client``, a warning); the last progress has the ``outcome``, if a
+        worker was there to answer.
 
         Args:
             every: How often it asks. Default 1 second.
@@ -788,13 +788,13 @@ class Rollout(Generic[WorkflowT]):
         last: RolloutProgress | None = None
         answers = True
         while True:
-            ended = await self._has_ended()
-            progress = last
+            ended, progress = False, last
             try:
+                ended = await self._has_ended()
                 progress, answers = await self.progress(), True
             except NotAnswered as error:
                 if answers and not ended:
-                    _LOGGER.warning("%s Waiting for one.", error)
+                    _LOGGER.warning("%s Waiting.", error)
                 answers = False
             if progress is not None and progress != last:
                 last = progress
@@ -941,6 +941,8 @@ def _told(error: RPCError, id: str) -> Exception:
         return RolloutNotFound(f"there is no workflow {id!r}, or its retention is over")
     if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
         return _no_worker(id)
+    if error.status is RPCStatusCode.UNAVAILABLE:
+        return NotAnswered(f"the Temporal server did not answer for {id!r}: {error.message}")
     if "no poller seen" in error.message:  # of a workflow that has ended it says so at once
         return NotAnswered(
             f"no worker answers for {id!r}: is one running on its task queue, with its class among the workflows?"
