@@ -81,8 +81,8 @@ from ..policy._rollout_policy import cluster_plan, wave_sizes
 from ..policy._rules import canonical
 from ..policy._window import MaintenanceWindows
 from ._approval import ApprovalEvent, ApprovalMixin
-from ._cluster_run import LOST
 from ._failures import chain, root_text, wait_undisturbed
+from ._in_flight import LOST
 from ._length import is_full
 from ._loop import MachineLoop
 from ._notices import Notices
