@@ -45,7 +45,7 @@ from temporal_patching.workflow import (
     ClusterPatchWorkflow,
     HostPatchWorkflow,
     SystemPatchWorkflow,
-    _cluster_run,
+    _cluster_shown,
 )
 from tests.rollouts import (
     ALICE,
@@ -493,7 +493,7 @@ async def test_a_large_cluster_is_read_in_pages(
     client: Client, eu: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More hosts than one page: each is there, once, in order; and a request that is too large is refused."""
-    monkeypatch.setattr(_cluster_run, "PAGE", 1_000)
+    monkeypatch.setattr(_cluster_shown, "PAGE", 1_000)
     names = [f"{eu}-{n}" for n in range(4_400)]
     fleet = SimulatedFleet({eu: names}, page_size=1_000)
     async with site(client, fleet) as here:
