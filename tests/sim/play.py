@@ -130,7 +130,11 @@ class Run:
 
 def play(seed: int) -> Run:
     """A run by chance: the same for the same seed."""
-    given = scenario.scenario(seed)
+    return play_scenario(scenario.scenario(seed))
+
+
+def play_scenario(given: Scenario) -> Run:
+    """A run by chance of what is given."""
     chance = _Chance(given)
 
     def next_action(world: World) -> Action | None:

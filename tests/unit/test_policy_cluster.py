@@ -46,6 +46,7 @@ from temporal_patching.policy._cluster import (
     SoakEnded,
     StartHost,
     StopRequested,
+    Told,
     WavesOpened,
     WindowChanged,
     cluster_state,
@@ -1160,15 +1161,15 @@ def test_slots_are_given_back_in_few_messages(hosts: int, wide: int, failing: in
         pilot_hosts=0, max_parallel=wide, max_out_of_service=9_999, failure_budget=tolerant()
     )
     state, _ = decide(cluster_state(cluster_plan(policy, hosts)), SlotsGranted(wide))
-    told, messages, ended = needs(state), 0, 0
-    assert told == hosts
+    told, messages, ended = Told.of(state), 0, 0
+    assert told.needs == hosts
     while not state.ended:
         state, _ = decide(state, HostEnded(host=ended, state=BAD if ended < failing else GOOD))
         ended += 1
         assert needs(state) == hosts - ended
         if gives_back(state, told):
-            told, messages = needs(state), messages + 1
-        counted = min(wide, told)
+            told, messages = Told.of(state), messages + 1
+        counted = min(wide, told.needs)
         assert counted - needs(state) < max(counted / 8, 1), "too many idle"
     assert messages <= min(wide, hosts, 48)
 
@@ -1177,13 +1178,14 @@ def test_no_slot_is_given_back_before_the_end() -> None:
     """While there are more hosts than slots each success frees one for the next host: nothing is told."""
     policy = RolloutPolicy(pilot_hosts=0, max_parallel=3)
     run = begin(policy, 9, slots=3)
-    assert not gives_back(run.state, 9)
+    told = attrs.evolve(Told.of(run.state), needs=9)
+    assert not gives_back(run.state, told)
     run.tell(HostEnded(host=0, state=GOOD))
-    assert (needs(run.state), gives_back(run.state, 9)) == (8, False)
+    assert (needs(run.state), gives_back(run.state, told)) == (8, False)
     run.tell(StopRequested(reason="enough", cancel=False))
-    assert (needs(run.state), gives_back(run.state, 9)) == (3, False)
+    assert (needs(run.state), gives_back(run.state, told)) == (3, False)
     run.tell(HostEnded(host=1, state=GOOD))
-    assert (needs(run.state), gives_back(run.state, 9)) == (2, True)
+    assert (needs(run.state), gives_back(run.state, told)) == (2, True)
     free = begin(policy, 1)
     assert not gives_back(free.state, None), "without a total nobody counts"
 
