@@ -7,6 +7,7 @@ complaint. What survives is a gap of the tests, or no bug: ``REASONS`` says whic
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.abc
 import importlib.machinery
 import json
@@ -16,21 +17,22 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# Imported here, so that each mutant's process has them: all but the code under test.
-import attrs
-import cattrs
-import hypothesis
 import pytest
-import temporalio.client
-import temporalio.testing
-import temporalio.worker
 
 from .mutants import POLICY, Mutant, mutants
 from .reasons import REASONS
+
+for name in (
+    "cattrs",
+    "hypothesis",
+    "temporalio.client",
+    "temporalio.testing",
+    "temporalio.worker",
+):
+    importlib.import_module(name)  # once for all mutants, whose processes are forked from this one
 
 ROOT = POLICY.parent.parent.parent
 RESULTS = ROOT / "build" / "mutation.json"
@@ -213,18 +215,18 @@ def page() -> str:
 # Mutants
 
 [The table of planted bugs](proof.md) holds mistakes that people make. Here a program makes them, without
-thinking: it changes each comparison and each boolean of the rules, one at a time, to what else could stand there (`<` becomes
-`<=`, `>`, `>=`, `==` and `!=`; `and` becomes `or`; a condition is negated; `in` becomes `not in`; `True` becomes `False`), by
-[cosmic-ray](https://cosmic-ray.readthedocs.io). Each mutant is tried first by {ROLLOUTS} rollouts of the
-simulation, then by the unit tests, then by {MORE_ROLLOUTS:,} rollouts more, until one complains. A mutant that nobody
-notices is a gap of the tests, or changes nothing.
+thinking: it changes each comparison and each boolean of the rules, one at a time, to what else could stand
+there (`<` becomes `<=`, `>`, `>=`, `==` and `!=`; `and` becomes `or`; a condition is negated; `in` becomes
+`not in`; `True` becomes `False`), by [cosmic-ray](https://cosmic-ray.readthedocs.io). Each mutant is tried
+first by {ROLLOUTS} rollouts of the simulation, then by the unit tests, then by {MORE_ROLLOUTS:,} rollouts
+more, until one complains. A mutant that nobody notices is a gap of the tests, or changes nothing.
 
 | module of `policy/` | mutants | noticed by the simulation | by the unit tests | by nobody |
 | --- | ---: | ---: | ---: | ---: |
 {chr(10).join(rows)}
 
-`make mutate` tries them again, which takes hours, and writes this page. The other modules word, list and order; what
-they do is held by unit tests alone.
+`make mutate` tries them all, which takes an hour or more, and writes this page. The other modules of `policy/`
+check, list and word what these have decided.
 
 ## Those that nobody notices
 

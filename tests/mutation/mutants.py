@@ -24,7 +24,7 @@ POLICY = Path(__file__).parent.parent.parent / "src" / "temporal_patching" / "po
 
 RELATIONS = ("Lt", "LtE", "Gt", "GtE")
 REPLACED = {
-    **{each: (*RELATIONS, "Eq", "NotEq") for each in RELATIONS},
+    **dict.fromkeys(RELATIONS, (*RELATIONS, "Eq", "NotEq")),
     "Eq": ("NotEq", "LtE", "GtE"),  # `<` and `>` differ from both where these differ from `==`
     "NotEq": ("Eq", "Lt", "Gt"),
     "Is": ("IsNot",),
