@@ -158,8 +158,8 @@ BUGS: Mapping[str, Bug] = {
     ),
     "orders take effect one by one": _bug(
         "policy/_cluster.py",
-        "state = attrs.evolve(state, hearing=True)",
-        "state = attrs.evolve(state, hearing=False)",
+        "state = evolve(state, hearing=True)",
+        "state = evolve(state, hearing=False)",
     ),
     "an old repair is obeyed again": _bug(
         "policy/_cluster.py",
@@ -173,8 +173,8 @@ BUGS: Mapping[str, Bug] = {
     ),
     "a resume overrides an abort": _bug(
         "policy/_rollout.py",
-        "        state = attrs.evolve(state, paused=None)\n        for view in state.clusters:",
-        '        state = attrs.evolve(state, paused=None, phase="running", aborting=None)\n'
+        "        state = evolve(state, paused=None)\n        for view in state.clusters:",
+        '        state = evolve(state, paused=None, phase="running", aborting=None)\n'
         "        for view in state.clusters:",
     ),
     "PAUSED is said too early": _bug(
@@ -200,7 +200,7 @@ BUGS: Mapping[str, Bug] = {
     ),
     "the gate before a ring is not asked": _bug(
         "policy/_grants.py",
-        "if ring_gate(state) is not None:\n        return []",
+        "if _guarded(state, number, ring) is not None:\n        return []",
         "if False:\n        return []",
     ),
     "votes are counted by list": _bug(
@@ -253,8 +253,8 @@ BUGS: Mapping[str, Bug] = {
     ),
     "parked hosts are not restored when it stops": _bug(
         "policy/_cluster.py",
-        "state = attrs.evolve(state, repairs=tuple(restores))",
-        "state = attrs.evolve(state, repairs=tuple(restores)[:0])",
+        "state = evolve(state, repairs=tuple(restores))",
+        "state = evolve(state, repairs=tuple(restores)[:0])",
     ),
     "the first failure is masked": _bug(
         "policy/_host.py",
@@ -290,7 +290,7 @@ BUGS: Mapping[str, Bug] = {
     "a torn update is gone on with": _bug(
         "policy/_host.py",
         "    if state.killed is not None and state.failure is not None:\n"
-        '        return attrs.evolve(state, way="ended"), (EndHost(),)\n',
+        '        return evolve(state, way="ended"), (EndHost(),)\n',
         "",
     ),
     "a shielded step is interrupted": _bug(

@@ -13,25 +13,29 @@ from ._rollout_state import ClusterView, RolloutState, failures_of, unfinished
 def ring_of(state: RolloutState) -> tuple[int, tuple[str, ...]]:
     """The ring whose turn it is, from 1, and its clusters. Without rings all are one."""
     rings = state.policy.rings or (tuple(view.name for view in state.clusters),)
-    left = set(unfinished(state))
+    left = frozenset(unfinished(state))
     for number, ring in enumerate(rings, start=1):
-        if left.intersection(ring):
+        if not left.isdisjoint(ring):
             return number, ring
     return len(rings), ()
 
 
 def ring_gate(state: RolloutState) -> str | None:
     """The gate before the ring whose turn it is, if people guard it and have not opened it."""
-    number, ring = ring_of(state)
+    return _guarded(state, *ring_of(state))
+
+
+def _guarded(state: RolloutState, number: int, ring: tuple[str, ...]) -> str | None:
     gate = f"ring-{number}"
     return gate if ring and gate in state.gates - state.passed else None
 
 
 def _turn(state: RolloutState) -> list[ClusterView]:
     """The clusters that may work now: those that do, and those that come next."""
-    if ring_gate(state) is not None:
+    number, ring = ring_of(state)
+    if _guarded(state, number, ring) is not None:
         return []
-    at_once, ring = state.policy.max_parallel_clusters, ring_of(state)[1]
+    at_once = state.policy.max_parallel_clusters
     running = [view for view in state.clusters if view.phase == "running"]
     planned = [view for view in state.clusters if view.phase == "planned" and view.name in ring]
     more = None if at_once is None else max(at_once - len(running), 0)
@@ -53,8 +57,8 @@ def grants(state: RolloutState) -> dict[str, tuple[int | None, int | None]]:
     free, left = math.inf, math.inf
     if most is not None:
         free = most - sum(map(flying, others))
-    certain = sum(map(_certain, state.clusters))
     if at_risk is not None:
+        certain = sum(map(_certain, state.clusters))
         left = at_risk - certain - sum(map(_at_stake, others))
     shares = slots = units = _fair(turn, min(free, left))
     if most is not None:
@@ -111,8 +115,9 @@ def _given(wanted: Mapping[str, int], held: Mapping[str, int], most: float) -> d
 def _at_once(state: RolloutState) -> int | None:
     """How many hosts of all clusters may be in flight. None: there is no such limit."""
     limit = state.policy.max_parallel_total
-    hosts = sum(view.hosts for view in state.clusters)
-    return None if limit is None else max(rounded_down(limit, hosts), 1)
+    if limit is None:
+        return None
+    return max(rounded_down(limit, sum(view.hosts for view in state.clusters)), 1)
 
 
 def _at_risk(state: RolloutState) -> int | None:
