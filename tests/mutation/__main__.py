@@ -53,7 +53,7 @@ MODULES = (
 FIRST = {
     "_rollout_policy": ("rollout_policy", "cluster", "explain"),
     "_cluster": ("cluster", "steering", "parking"),
-    "_grants": ("rollout", "steering"),
+    "_grants": ("grants", "rollout", "steering"),
     "_rollout": ("rollout", "steering", "verbs"),
     "_approval": ("approval",),
     "_window": ("window",),
@@ -62,7 +62,7 @@ FIRST = {
 }
 """The unit tests that know most of a module. The others are asked with ``--again``."""
 
-ROLLOUTS = 250
+ROLLOUTS = 80
 MORE_ROLLOUTS = 2_000
 SECONDS = 15
 """Of one core, for each part of a trial: several times what it takes. What takes longer hangs, and is noticed."""

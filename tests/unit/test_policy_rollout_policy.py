@@ -14,6 +14,7 @@ from temporal_patching.policy import FailureBudget, RolloutPolicy, Soak
 from temporal_patching.policy._rollout_policy import (
     MAX_CHECKS,
     MAX_PARALLEL,
+    NOTICE_KINDS,
     allowed,
     cluster_plan,
     wave_sizes,
@@ -139,6 +140,11 @@ def test_the_defaults_are_slow_rather_than_wide() -> None:
         "rollout",
         "fail",
     )
+
+
+def test_nobody_is_told_of_each_host_that_went_well() -> None:
+    """Of five thousand hosts that would be ten thousand notices; all else is told."""
+    assert set(NOTICE_KINDS) - set(RolloutPolicy().notices) == {"host_started", "host_patched"}
 
 
 def test_all_problems_at_once() -> None:
