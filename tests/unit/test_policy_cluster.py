@@ -54,9 +54,11 @@ from temporal_patching.policy._cluster import (
     decide,
     drained,
     gives_back,
+    gives_way,
     host_state,
     may_begin,
     needs,
+    only_parked,
     outcome,
     quiet,
     unanswered,
@@ -1188,6 +1190,66 @@ def test_no_slot_is_given_back_before_the_end() -> None:
     assert (needs(run.state), gives_back(run.state, told)) == (2, True)
     free = begin(policy, 1)
     assert not gives_back(free.state, None), "without a total nobody counts"
+
+
+def test_what_another_waits_for_is_told_at_once() -> None:
+    """A smaller grant, and each host that ends while more are in flight than it allows; nothing else."""
+    wide = begin(RolloutPolicy(pilot_hosts=0, max_parallel=3), 9, slots=3).state
+    told = Told.of(wide)
+    same, _ = decide(wide, SlotsGranted(3))
+    assert not gives_way(wide, same, told)
+    narrow, _ = decide(wide, SlotsGranted(2))
+    assert gives_way(wide, narrow, told)
+    assert gives_way(wide, narrow, None)
+    halted, _ = decide(narrow, HostHalted(host=0, halted=True))
+    assert not gives_way(narrow, halted, told), "as many are in flight as it has said"
+    fallen, _ = decide(narrow, HostEnded(host=0, state=GOOD))
+    assert gives_way(narrow, fallen, told)
+    assert not gives_way(narrow, fallen, None), "it has not said anything yet"
+    assert not gives_way(narrow, fallen, Told.of(fallen))
+    assert not gives_way(wide, decide(wide, HostEnded(host=0, state=GOOD))[0], told)
+
+
+def test_what_may_fail_elsewhere_is_told_at_once() -> None:
+    """A smaller share of a strict total budget, and each success while more is at risk than it allows."""
+    policy = RolloutPolicy(pilot_hosts=0, max_parallel=3, failure_budget=tolerant())
+    free = begin(policy, 9).state
+    wide, _ = decide(free, SlotsGranted(None, 3))
+    assert gives_way(free, wide, Told.of(free))
+    told = Told.of(wide)
+    narrow, _ = decide(wide, SlotsGranted(None, 2))
+    assert gives_way(wide, narrow, told)
+    failed, _ = decide(narrow, HostEnded(host=0, state=BAD))
+    assert not gives_way(narrow, failed, told), "it counts as before"
+    fallen, _ = decide(narrow, HostEnded(host=0, state=GOOD))
+    assert gives_way(narrow, fallen, told)
+
+
+def test_the_limit_that_holds_is_the_one_that_is_named() -> None:
+    """A cluster that is stuck at both of its limits is stuck at the larger one."""
+    for out, said in ((1, "max_out_of_service is 1"), (2, "max_per_domain is 1")):
+        policy = RolloutPolicy(
+            pilot_hosts=0,
+            failure_budget=tolerant(),
+            max_out_of_service=out,
+            order=HostOrder(domain_label="rack", max_per_domain=1),
+        )
+        state, _ = decide(
+            cluster_state(cluster_plan(policy, 2, domains=("r1", "r1"))), SlotsGranted(None)
+        )
+        state, _ = decide(state, HostEnded(host=0, state=BAD, left_out=True))
+        assert state.stopped == f"nothing may start: 1 held out of service, {said}"
+
+
+def test_only_people_can_move_a_cluster_whose_room_is_parked() -> None:
+    """As many are out of service as may be: nothing starts beside a parked host, until it is not held."""
+    policy = RolloutPolicy(pilot_hosts=0, failure_budget=tolerant(), max_out_of_service=1)
+    held = park(begin(policy, 3), BAD)
+    assert held.state.in_flight == 0
+    assert only_parked(held.state)
+    serving = park(begin(policy, 3), BAD, left_out=False)
+    assert serving.state.in_flight == 1
+    assert not only_parked(serving.state)
 
 
 def test_a_cluster_whose_slots_were_taken_back_ends_with_its_last_host() -> None:

@@ -43,6 +43,14 @@ def test_what_is_free_goes_to_the_narrowest() -> None:
     assert grants(state) == {"a": (2, None), "b": (2, None)}
 
 
+def test_what_a_stopping_cluster_has_in_flight_is_nobody_elses() -> None:
+    """Until it has said that it holds no more."""
+    policy = RolloutPolicy(max_parallel=3, max_parallel_total=4, stop_scope="cluster")
+    stopping, other = at_work("a", 3, stop="enough"), at_work("b", 1)
+    assert grants(among(policy, stopping, other)) == {"b": (1, None)}
+    assert grants(among(policy, attrs.evolve(stopping, holds=1), other)) == {"b": (3, None)}
+
+
 def strict(failures: int, **more: Any) -> RolloutPolicy:
     """A strict total budget: one host more than may fail is at risk."""
     budget = FailureBudget(max_failures=failures, strict=True)
