@@ -1241,6 +1241,33 @@ def test_the_limit_that_holds_is_the_one_that_is_named() -> None:
         assert state.stopped == f"nothing may start: 1 held out of service, {said}"
 
 
+def test_a_host_that_had_to_wait_begins_only_where_hosts_may_start() -> None:
+    """Not while it is paused, outside a window, or when it stops; that it drains is no matter."""
+    flying = begin(RolloutPolicy(pilot_hosts=0), 3).state
+    assert may_begin(flying)
+    assert may_begin(decide(flying, DrainRequested())[0])
+    for event in (
+        PauseChanged("host"),
+        PauseChanged("step"),
+        WindowChanged(False),
+        StopRequested(reason="enough", cancel=False),
+    ):
+        after, _ = decide(flying, event)
+        assert not may_begin(after), event
+
+
+def test_a_lower_budget_stops_at_once() -> None:
+    """It has been exceeded already: nothing starts any more. What has stopped keeps its reason."""
+    wide = RolloutPolicy(pilot_hosts=0, failure_budget=tolerant())
+    failed, _ = decide(begin(wide, 4).state, HostEnded(host=0, state=BAD))
+    strict = LimitsChanged(cluster_plan(attrs.evolve(wide, failure_budget=FailureBudget()), 4))
+    stopped, commands = decide(failed, strict)
+    assert stopped.stopped == "1 host failed, 0 allowed"
+    assert commands == (CancelHosts("1 host failed, 0 allowed"),)
+    told, _ = decide(failed, StopRequested(reason="enough", cancel=False))
+    assert decide(told, strict)[0].stopped == "enough"
+
+
 def test_only_people_can_move_a_cluster_whose_room_is_parked() -> None:
     """As many are out of service as may be: nothing starts beside a parked host, until it is not held."""
     policy = RolloutPolicy(pilot_hosts=0, failure_budget=tolerant(), max_out_of_service=1)
@@ -1250,6 +1277,16 @@ def test_only_people_can_move_a_cluster_whose_room_is_parked() -> None:
     serving = park(begin(policy, 3), BAD, left_out=False)
     assert serving.state.in_flight == 1
     assert not only_parked(serving.state)
+    # Or by rack: only one of each may be out of service.
+    order = HostOrder(domain_label="rack", max_per_domain=1)
+    policy = attrs.evolve(policy, order=order, max_out_of_service=2)
+    for racks, alone in ((("r1", "r1"), True), (("r1", "r2"), False)):
+        plan = cluster_plan(policy, 2, domains=racks)
+        state, _ = decide(cluster_state(plan), SlotsGranted(1))
+        state, _ = decide(state, PauseChanged("host"))
+        state, _ = decide(state, HostEnded(host=0, state=BAD, left_out=True, parked=True))
+        assert state.in_flight == 0
+        assert only_parked(state) == alone
 
 
 def test_a_cluster_whose_slots_were_taken_back_ends_with_its_last_host() -> None:
