@@ -1277,6 +1277,9 @@ def test_only_people_can_move_a_cluster_whose_room_is_parked() -> None:
     serving = park(begin(policy, 3), BAD, left_out=False)
     assert serving.state.in_flight == 1
     assert not only_parked(serving.state)
+    paused, _ = decide(held.state, PauseChanged("host"))
+    asked, _ = decide(paused, RepairAsked(number=1, host=0, how="retry"))
+    assert not only_parked(asked), "somebody has said what is to be done"
     # Or by rack: only one of each may be out of service.
     order = HostOrder(domain_label="rack", max_per_domain=1)
     policy = attrs.evolve(policy, order=order, max_out_of_service=2)
