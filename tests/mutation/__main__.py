@@ -171,7 +171,7 @@ def run(modules: Iterable[str], *, again: bool) -> int:
         for key in [key for key in known if key.startswith(f"{module}.") and key not in keys]:
             del known[key]
         for mutant in there:
-            if mutant.key in known and (known[mutant.key] or not again):
+            if mutant.key in known and (known[mutant.key] or not again or mutant.key in REASONS):
                 continue
             began = time.monotonic()
             by = tried(mutant, every=again)
@@ -251,7 +251,7 @@ def main() -> int:
     trying = verbs.add_parser("run", help="try what has not been tried yet")
     trying.add_argument("modules", nargs="*", default=MODULES)
     trying.add_argument(
-        "--again", action="store_true", help="and what has survived, by more rollouts and tests"
+        "--again", action="store_true", help="and what has survived for no reason, by more"
     )
     verbs.add_parser("page", help="write docs/explanation/mutants.md")
     asked = parser.parse_args()
