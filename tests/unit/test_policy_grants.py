@@ -7,9 +7,13 @@ from typing import Any
 import attrs
 
 from temporal_patching.policy import FailureBudget, RolloutPolicy
-from temporal_patching.policy._grants import grants
+from temporal_patching.policy._grants import flying, grants
+from temporal_patching.policy._rollout import decide
 from temporal_patching.policy._rollout_state import (
+    ClusterProgressed,
     ClusterView,
+    LimitsRequested,
+    OpenGate,
     PlanLimits,
     RolloutState,
     rollout_state,
@@ -77,3 +81,26 @@ def test_a_lower_budget_takes_first_what_is_not_in_use() -> None:
     assert grants(among(policy, unused, narrow)) == {"a": (1, 1), "b": (1, 0)}
     fallen = at_work("a", 1, risk=1, max_parallel=2)
     assert grants(among(policy, fallen, narrow)) == {"a": (1, 1), "b": (1, 1)}
+
+
+def test_a_wider_cluster_is_known_to_be_wider() -> None:
+    """Without a total it may use its new width at once, so a total that comes later has to count it."""
+    narrow = RolloutPolicy(max_parallel=3)
+    free = [attrs.evolve(at_work(name, 3), slots=None) for name in ("a", "b")]
+    state = among(narrow, *free)
+    wide = attrs.evolve(narrow, max_parallel=5)
+    state, _ = decide(state, LimitsRequested(policy=wide))
+    assert [flying(view) for view in state.clusters] == [5, 5]
+
+
+def test_a_gate_of_all_does_not_wait_for_a_cluster_that_can_start_nothing() -> None:
+    """Its share of a strict total budget is used up: to wait for it would be to wait for ever."""
+    for failed, asks in ((1, True), (0, False)):
+        other = at_work("b", 1, risk=1, acted=failed, failed=failed)
+        state = among(strict(1), at_work("a", 1, risk=1), other)
+        state = attrs.evolve(state, gates=frozenset({"wave-2"}))
+        arrived = ClusterProgressed(
+            cluster="a", acted=0, failed=0, unreachable=0, at_gate=2, in_flight=0
+        )
+        _, commands = decide(state, arrived)
+        assert (OpenGate("wave-2") in commands) == asks
