@@ -16,7 +16,7 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -191,20 +191,16 @@ def run(modules: Iterable[str], *, again: bool) -> int:
 
 def page() -> str:
     """The page of the documentation."""
-    known: dict[str, str] = json.loads(RESULTS.read_text())
-    known.pop("nothing", None)
-    modules = [each for each in MODULES if any(key.startswith(f"{each}.") for key in known)]
-    rows = []
-    for module in modules:
-        by = Counter(by for key, by in known.items() if key.startswith(f"{module}."))
-        many = sum(by.values())
-        rows.append(
-            f"| `{module}` | {many:,} | {by['the simulation']:,} | {by['the unit tests']:,} | {by['']:,} |"
-        )
-    by = Counter(known.values())
-    rows.append(
-        f"| together | {len(known):,} | {by['the simulation']:,} | {by['the unit tests']:,} | {by['']:,} |"
-    )
+    tried: dict[str, str] = json.loads(RESULTS.read_text())
+    known: dict[str, str] = {}
+    rows, there = [], 0
+    for module in MODULES:
+        keys = [mutant.key for mutant in mutants(module)]
+        found = {key: tried[key] for key in keys if key in tried}
+        rows.append(_row(f"`{module}`", len(keys), found))
+        there += len(keys)
+        known |= found
+    rows.append(_row("together", there, known))
     survivors = "\n".join(
         f"| `{key.partition(': ')[0]}` | {_code(key)} | {REASONS.get(key, 'not looked at yet')} |"
         for key, by in known.items()
@@ -220,8 +216,8 @@ negated; `True` becomes `False`), by [cosmic-ray](https://cosmic-ray.readthedocs
 first by {ROLLOUTS} rollouts of the simulation, then by the unit tests, then by {MORE_ROLLOUTS:,} rollouts
 more, until one complains. A mutant that nobody notices is a gap of the tests, or changes nothing.
 
-| module of `policy/` | mutants | noticed by the simulation | by the unit tests | by nobody |
-| --- | ---: | ---: | ---: | ---: |
+| module of `policy/` | mutants | tried | noticed by the simulation | by the unit tests | by nobody |
+| --- | ---: | ---: | ---: | ---: | ---: |
 {chr(10).join(rows)}
 
 `make mutate` tries them all, which takes an hour or more, and writes this page. The other modules of `policy/`
@@ -233,6 +229,12 @@ check, list and word what these have decided.
 | --- | --- | --- |
 {survivors}
 """
+
+
+def _row(name: str, there: int, found: Mapping[str, str]) -> str:
+    by = Counter(found.values())
+    counts = (there, len(found), by["the simulation"], by["the unit tests"], by[""])
+    return f"| {name} | " + " | ".join(f"{count:,}" for count in counts) + " |"
 
 
 def _code(key: str) -> str:
