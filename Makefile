@@ -12,7 +12,7 @@ ACTIVATED := PATH="$(CURDIR)/$(BIN):$$PATH"
 TYPED := src $(wildcard tests/typing examples)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo workshop pictures docs test all lint format types tests simulate planted test-lowest test-pythons clean
+.PHONY: help demo workshop pictures docs test all lint format types tests simulate planted mutate test-lowest test-pythons clean
 
 help:
 	@echo 'make demo          a rollout on this machine, with approval, waves and a failing host'
@@ -23,6 +23,7 @@ help:
 	@echo 'make tests         only the tests; PYTEST_ARGS="tests/unit -k gather" chooses'
 	@echo 'make simulate      rollouts against simulated hosts, a minute of them; SECONDS=600 for longer'
 	@echo 'make planted       plants bugs in a copy, looks whether the simulation finds them, writes docs/explanation/proof.md'
+	@echo 'make mutate        changes each comparison and boolean of the rules, looks who notices, writes docs/explanation/mutants.md'
 	@echo 'make test-lowest   unit and smoke tests with the lowest versions of all dependencies'
 	@echo 'make test-pythons  unit and smoke tests on each Python from 3.10 to 3.13 of this machine'
 	@echo 'make format        format the code and mend what lint can mend'
@@ -66,6 +67,11 @@ simulate: $(VENV)/.dev
 planted: $(VENV)/.dev
 	$(BIN)/python -m tests.sim planted --write
 
+mutate: $(VENV)/.mutate
+	nice $(BIN)/python -m tests.mutation run $(MODULES)
+	nice $(BIN)/python -m tests.mutation run --again $(MODULES)
+	$(BIN)/python -m tests.mutation page
+
 test-lowest: pyproject.toml
 	tests/other-environments lowest '$(PYTHON)'
 
@@ -89,6 +95,10 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python $(NEWER_PIP)
 	$(BIN)/python $(PIP_INSTALL) --editable '.[cli,demo,ssh]' --group dev
 	@touch $@ $(VENV)/.demo $(VENV)/.workshop
+
+$(VENV)/.mutate: $(VENV)/.dev
+	$(BIN)/python $(PIP_INSTALL) --group mutate
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .venvs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
