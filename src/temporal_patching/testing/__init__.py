@@ -1,9 +1,8 @@
 """A simulated fleet for your own tests: no machine is touched, and every effect is written down."""
 
-from ._fleet import (
+from ._faults import (
     Already,
     DoneButLost,
-    Effect,
     FailAt,
     Fault,
     Hang,
@@ -11,11 +10,23 @@ from ._fleet import (
     NeedsReboot,
     NotNeeded,
     RefuseAt,
-    SimulatedFleet,
-    SimulatedHost,
     Slow,
     Unchanged,
     Unreachable,
+)
+from ._fleet import (
+    SimulatedFleet,
+)
+from ._hosts import (
+    SimulatedHost,
+)
+from ._invariants import (
+    InvariantsBroken,
+    check_invariants,
+)
+from ._log import (
+    Effect,
+    FleetTruth,
 )
 
 __all__ = [
@@ -24,7 +35,9 @@ __all__ = [
     "Effect",
     "FailAt",
     "Fault",
+    "FleetTruth",
     "Hang",
+    "InvariantsBroken",
     "LiesAboutBoot",
     "NeedsReboot",
     "NotNeeded",
@@ -34,4 +47,5 @@ __all__ = [
     "Slow",
     "Unchanged",
     "Unreachable",
+    "check_invariants",
 ]
