@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
-from random import Random
-from typing import final
+from typing import Literal, final
 
-import attrs
-from temporalio.exceptions import ApplicationError
 from typing_extensions import override
 
 from ..exceptions import InvalidRequest
 from ..models import (
     FleetHealth,
     FleetQuery,
-    Host,
     HostList,
     HostQuery,
     HostTask,
@@ -25,10 +21,14 @@ from ..models import (
     StepResult,
 )
 from ..policy._rules import did_you_mean
-from ._activities import NOTIFIER, SimulatedSteps
-from ._faults import Already, Fault
-from ._hosts import EFFECTS, ONCE, SimulatedHost, nothing
-from ._log import Effect, FleetTruth, TruthLog, What
+from ._activities import NOTIFIER, Opened, SimulatedSteps
+from ._attempts import Attempts, scheduled
+from ._calls import Calls
+from ._chaos import names_of
+from ._faults import Fault
+from ._hosts import SimulatedHost
+from ._log import Effect, FleetTruth
+from ._served import ServedFleet, served
 
 PATIENCE = timedelta(seconds=30)
 """How long a test waits for something that should happen at once."""
@@ -52,6 +52,8 @@ class SimulatedFleet(SimulatedSteps, FleetTruth):
         labels: Labels of hosts, by name.
         down: Names of the hosts that are listed as down already.
         health: What ``check_fleet_health`` answers, in order; the last answer repeats. Default: healthy.
+        targets: Addresses (``"temporal.ci:7233"``) of servers for tests that are not on this machine. A worker
+            for any other server elsewhere refuses the fleet, so that nobody takes it for machines.
 
     Raises:
         InvalidRequest: A fault is for a host that the fleet does not have.
@@ -73,46 +75,41 @@ class SimulatedFleet(SimulatedSteps, FleetTruth):
         labels: Mapping[str, Mapping[str, str]] | None = None,
         down: Iterable[str] = (),
         health: Sequence[FleetHealth] = (FleetHealth(verdict="healthy"),),
+        targets: Collection[str] = (),
     ) -> None:
         self.seed = seed
-        self._names = {
-            cluster: [f"{cluster}-{n}" for n in range(1, hosts + 1)]
-            if isinstance(hosts, int)
-            else list(hosts)
-            for cluster, hosts in clusters.items()
-        }
-        self._hosts = {
-            name: SimulatedHost(name=name, cluster=cluster)
-            for cluster, names in self._names.items()
-            for name in names
-        }
-        self._faults = {
+        self._names = {cluster: names_of(cluster, hosts) for cluster, hosts in clusters.items()}
+        chosen = {
             name: (some,) if isinstance(some, Fault) else tuple(some)
             for name, some in (faults or {}).items()
         }
-        known = [*self._hosts, *self._names, NOTIFIER]
-        unknown = [name for name in self._faults if name not in known]
+        hosts = [name for names in self._names.values() for name in names]
+        known = [*hosts, *self._names, NOTIFIER]
+        unknown = [name for name in chosen if name not in known]
         if unknown:
             raise InvalidRequest(
                 f"'faults' names {name!r}, which is no host of the fleet{did_you_mean(name, known)}"
                 for name in unknown
             )
-        for name, some in self._faults.items():
-            for fault in some:
-                if isinstance(fault, Already):
-                    self._hosts[name] = EFFECTS[fault.step](self._hosts[name])
-        self._latency = latency.total_seconds()
-        self._page_size = page_size
-        self._labels = {name: dict(some) for name, some in (labels or {}).items()}
-        self._down = frozenset(down)
-        self._health = tuple(health)
-        self._chance = {name: Random(f"{seed}/{name}") for name in known}
-        self._spoilt: Counter[tuple[str, int]] = Counter()
-        self._applied: dict[str, StepResult] = {}
-        self._held: dict[tuple[str, str | None], asyncio.Event] = {}
-        self._news = asyncio.Event()
-        self._log = TruthLog()
-        self._notices: list[Notice] = []
+        self._attempts = Attempts(
+            [
+                SimulatedHost(name=name, cluster=cluster)
+                for cluster, names in self._names.items()
+                for name in names
+            ],
+            chosen,
+            seed=seed,
+            latency=latency.total_seconds(),
+        )
+        self._calls = Calls(
+            self._attempts,
+            self._names,
+            page_size=page_size,
+            labels=labels or {},
+            down=frozenset(down),
+            health=tuple(health),
+        )
+        self._targets = tuple(targets)
 
     def __repr__(self) -> str:
         sizes = {cluster: len(names) for cluster, names in self._names.items()}
@@ -124,23 +121,19 @@ class SimulatedFleet(SimulatedSteps, FleetTruth):
     @override
     def hosts(self) -> tuple[SimulatedHost, ...]:
         """Every host, as it is now."""
-        return tuple(self._hosts.values())
-
-    def host(self, name: str) -> SimulatedHost:
-        """One host, as it is now."""
-        return self._hosts[name]
+        return tuple(self._attempts.hosts.values())
 
     @property
     @override
     def log(self) -> tuple[Effect, ...]:
         """Everything that was done, in order."""
-        return tuple(self._log.lines)
+        return tuple(self._attempts.log)
 
     @property
     @override
     def notices(self) -> tuple[Notice, ...]:
         """Every notice that was delivered, in order."""
-        return tuple(self._notices)
+        return tuple(self._calls.notices)
 
     # Steering by condition, not by sleeping
 
@@ -151,11 +144,11 @@ class SimulatedFleet(SimulatedSteps, FleetTruth):
             step: Which step; ``"list_hosts"`` and ``"notify"`` can be held, too.
             host: On which host; on every one by default.
         """
-        self._held.setdefault((step, host), asyncio.Event())
+        self._attempts.held.setdefault((step, host), asyncio.Event())
 
     def release(self, step: str, host: str | None = None) -> None:
         """Ends what ``hold`` of the same arguments began."""
-        self._held.pop((step, host)).set()
+        self._attempts.held.pop((step, host)).set()
 
     async def reached(
         self, step: str, host: str | None = None, *, times: int = 1, timeout: timedelta = PATIENCE
@@ -175,7 +168,7 @@ class SimulatedFleet(SimulatedSteps, FleetTruth):
             lambda: (
                 sum(
                     each.step == step and each.what == "began" and host in (None, each.host)
-                    for each in self._log.lines
+                    for each in self._attempts.log
                 )
                 >= times
             ),
@@ -192,7 +185,7 @@ class SimulatedFleet(SimulatedSteps, FleetTruth):
             await asyncio.wait_for(self._until(holds), timeout.total_seconds())
         except asyncio.TimeoutError:
             lines = "\n".join(
-                f"  {e.host} {e.step} #{e.attempt} {e.what}" for e in self._log.lines[-20:]
+                f"  {e.host} {e.step} #{e.attempt} {e.what}" for e in self._attempts.log[-20:]
             )
             raise asyncio.TimeoutError(
                 f"{self!r}: it did not happen in {timeout}. The log ends:\n{lines}"
@@ -200,112 +193,64 @@ class SimulatedFleet(SimulatedSteps, FleetTruth):
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():
-            await self._news.wait()
+            await self._attempts.news.wait()
+
+    # In another process
+
+    @asynccontextmanager
+    async def served(self) -> AsyncGenerator[str, None]:
+        """Lets workers of other processes work on this fleet, until the block ends.
+
+        They are given the address, and make activities of it by ``SimulatedFleet.at``. Kill such a worker and
+        the hosts are as they are: what it had asked for goes on, as on a machine, only nobody hears of it.
+        It listens on loopback only, and answers who has the key, which is part of the address.
+
+        Example::
+
+            async with fleet.served() as address:
+                worker = await asyncio.create_subprocess_exec(sys.executable, "my_worker.py", address)
+        """
+        async with served(self._calls) as address:
+            yield address
+
+    @staticmethod
+    def at(address: str, *, targets: Collection[str] = ()) -> ServedFleet:
+        """The fleet that another process serves, as activities of this one.
+
+        Args:
+            address: What ``served`` gave.
+            targets: As for a ``SimulatedFleet``.
+        """
+        return ServedFleet(address, targets=targets)
 
     # The activities
 
     @override
     async def list_hosts(self, query: HostQuery) -> HostList:
-        names = self._names.get(query.cluster)
-        if names is None:
-            raise ApplicationError(
-                f"no cluster {query.cluster!r}{did_you_mean(query.cluster, self._names)}",
-                non_retryable=True,
-            )
-        task = HostTask(
-            rollout=query.rollout, cluster=query.cluster, host=query.cluster, step="list_hosts"
-        )
-        await self._run("list_hosts", task)
-        first = int(query.page or 0)
-        end = len(names) if self._page_size is None else first + self._page_size
-        hosts = tuple(
-            Host(name=name, labels=self._labels.get(name, {}), down=name in self._down)
-            for name in names[first:end]
-        )
-        return HostList(hosts=hosts, next_page=str(end) if end < len(names) else None)
+        return await self._calls.list_hosts(query, scheduled())
 
     @override
     async def check_fleet_health(self, query: FleetQuery) -> FleetHealth:
-        step = "check_fleet_health"
-        asked = sum(each.step == step and each.what == "began" for each in self._log.lines)
-        task = HostTask(rollout=query.rollout, cluster=query.cluster, host=query.cluster, step=step)
-        await self._run(step, task)
-        return self._health[min(asked, len(self._health) - 1)]
+        return await self._calls.check_fleet_health(query, scheduled())
 
     @override
     async def notify(self, notice: Notice) -> None:
-        for fault in self._spoiling(NOTIFIER, NOTIFIER):
-            await fault.before(NOTIFIER)
-        await self._pass_gates(NOTIFIER, NOTIFIER)
-        self._notices.append(notice)
-        self._tell()
+        await self._calls.notify(notice)
 
-    # One attempt
-
+    @override
     async def _run(self, step: str, task: HostTask) -> StepResult:
-        self._write("began", step, task)
-        faults = self._spoiling(step, task.host)
-        try:
-            answer = await self._before(step, task.host, faults)
-        except asyncio.CancelledError:
-            self._write("cancelled", step, task)
-            raise
-        except BaseException:
-            self._write("failed", step, task)
-            raise
-        if answer is None:
-            answer = self._have_effect(step, task)
-        self._write("done" if answer.ok else "failed", step, task)
-        for fault in faults:
-            answer = fault.after(answer)
-        return answer
+        return await self._calls.run(step, task, scheduled())
 
-    async def _before(self, step: str, host: str, faults: Sequence[Fault]) -> StepResult | None:
-        if self._latency:
-            await asyncio.sleep(self._chance[host].uniform(0, self._latency))
-        await self._pass_gates(step, host)
-        for fault in faults:
-            answer = await fault.before(host)
-            if answer is not None:
-                return answer
-        return None
+    @override
+    async def _open(self, step: str, task: HostTask) -> Opened:
+        return await self._calls.open(step, task, scheduled())
 
-    async def _pass_gates(self, step: str, host: str) -> None:
-        for gate in (self._held.get((step, host)), self._held.get((step, None))):
-            if gate is not None:
-                await gate.wait()
+    @override
+    async def _close(
+        self, number: int, what: Literal["done", "failed", "cancelled"], answer: StepResult
+    ) -> StepResult:
+        return await self._calls.close(number, what, answer)
 
-    def _have_effect(self, step: str, task: HostTask) -> StepResult:
-        host = self._hosts.get(task.host)
-        if host is None:
-            return StepResult()
-        if step == "check_service_health":
-            ok = host.services_running
-            return StepResult(ok=ok, message="" if ok else "its services do not run")
-        if task.idempotency_key in self._applied:  # as a real host: the lost attempt has done it
-            return attrs.evolve(self._applied[task.idempotency_key], changed=False)
-        after = self._hosts[task.host] = EFFECTS.get(step, nothing)(host)
-        answer = StepResult(
-            changed=after != host, boot_id=after.boot_id, previous_boot_id=host.boot_id
-        )
-        if step in ONCE:
-            self._applied[task.idempotency_key] = answer
-        return answer
-
-    def _spoiling(self, step: str, name: str) -> list[Fault]:
-        """The faults of this attempt, each counted."""
-        found: list[Fault] = []
-        for index, fault in enumerate(self._faults.get(name, ())):
-            wanted = "check_preconditions" if isinstance(fault, Already) else fault.step
-            if wanted == step and (fault.times is None or self._spoilt[name, index] < fault.times):
-                self._spoilt[name, index] += 1
-                found.append(fault)
-        return found
-
-    def _write(self, what: What, step: str, task: HostTask) -> None:
-        self._log.write(what, step, task)
-        self._tell()
-
-    def _tell(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+    @override
+    async def _listed(self, cluster: str, names: list[str]) -> None:
+        self._attempts.adopt(cluster, names)

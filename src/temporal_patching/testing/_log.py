@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Literal, final
 
 import attrs
 
-from ..models import HostTask, Notice
+from ..models import Notice
+from ..policy._rules import as_tuple
 from ._hosts import SimulatedHost
 
-What = Literal["began", "done", "failed", "cancelled"]
-"""What a line of the log says of an attempt."""
+What = Literal["began", "done", "failed", "cancelled", "struck"]
+"""What a line of the log says."""
 
 OF_CLUSTERS = frozenset({"list_hosts", "check_fleet_health"})
 """Activities that are about a cluster, not about a host."""
@@ -28,12 +29,17 @@ class Effect:
         at: Seconds since the fleet was made.
         what: ``began``: an attempt has begun. Then one of ``done`` (its effect is there), ``failed`` (it
             was refused or raised, without an effect) or ``cancelled`` (it was told to stop, likewise).
-        rollout: Who did it: the rollout's workflow id.
+            ``struck``: a fault has changed the host, and no rollout did.
+        rollout: Who did it: the rollout's workflow id. Empty for ``struck``.
         cluster: Where.
         host: On which host; the cluster's name for ``list_hosts``.
         step: Which step.
         attempt: Which attempt of it.
         key: The step's idempotency key.
+        when: The same moment by the Temporal server's clock, which time skipping moves. None outside of an
+            activity.
+        faults: Names of the faults that spoil this attempt.
+        then: The host as it was after this line. None for what is about a cluster.
     """
 
     number: int
@@ -45,30 +51,9 @@ class Effect:
     step: str
     attempt: int = 1
     key: str = ""
-
-
-class TruthLog:
-    """The lines, in order."""
-
-    def __init__(self) -> None:
-        self.lines: list[Effect] = []
-        self._began = time.monotonic()
-
-    def write(self, what: What, step: str, task: HostTask) -> None:
-        """Adds a line."""
-        self.lines.append(
-            Effect(
-                number=len(self.lines),
-                at=time.monotonic() - self._began,
-                what=what,
-                rollout=task.rollout,
-                cluster=task.cluster,
-                host=task.host,
-                step=step,
-                attempt=task.attempt,
-                key=task.idempotency_key,
-            )
-        )
+    when: datetime | None = None
+    faults: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    then: SimulatedHost | None = None
 
 
 class FleetTruth:
@@ -78,6 +63,10 @@ class FleetTruth:
     def hosts(self) -> tuple[SimulatedHost, ...]:
         """Every host, as it is now."""
         raise NotImplementedError
+
+    def host(self, name: str) -> SimulatedHost:
+        """One host, as it is now."""
+        return next(host for host in self.hosts if host.name == name)
 
     @property
     def log(self) -> tuple[Effect, ...]:
@@ -133,7 +122,7 @@ class FleetTruth:
 
 
 def _of_hosts(log: Iterable[Effect]) -> list[Effect]:
-    return [each for each in log if each.step not in OF_CLUSTERS]
+    return [each for each in log if each.step not in OF_CLUSTERS and each.what != "struck"]
 
 
 def spans(effects: Iterable[Effect]) -> dict[tuple[str, str], tuple[int, int]]:
