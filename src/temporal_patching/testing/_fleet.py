@@ -22,7 +22,7 @@ from ..models import (
 )
 from ..policy._rules import did_you_mean
 from ._activities import NOTIFIER, Opened, SimulatedSteps
-from ._attempts import Attempts, scheduled
+from ._attempts import Attempts, server_time
 from ._calls import Calls
 from ._chaos import names_of
 from ._faults import Fault
@@ -227,11 +227,11 @@ class SimulatedFleet(SimulatedSteps, FleetTruth):
 
     @override
     async def list_hosts(self, query: HostQuery) -> HostList:
-        return await self._calls.list_hosts(query, scheduled())
+        return await self._calls.list_hosts(query, server_time())
 
     @override
     async def check_fleet_health(self, query: FleetQuery) -> FleetHealth:
-        return await self._calls.check_fleet_health(query, scheduled())
+        return await self._calls.check_fleet_health(query, server_time())
 
     @override
     async def notify(self, notice: Notice) -> None:
@@ -239,11 +239,11 @@ class SimulatedFleet(SimulatedSteps, FleetTruth):
 
     @override
     async def _run(self, step: str, task: HostTask) -> StepResult:
-        return await self._calls.run(step, task, scheduled())
+        return await self._calls.run(step, task, server_time())
 
     @override
     async def _open(self, step: str, task: HostTask) -> Opened:
-        return await self._calls.open(step, task, scheduled())
+        return await self._calls.open(step, task, server_time())
 
     @override
     async def _close(
