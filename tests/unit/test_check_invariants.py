@@ -660,11 +660,19 @@ def test_coverage() -> None:
     assert str(error.value).startswith("in 1 rollouts not seen: FailAt (1 of 2); ")
 
 
-def test_coverage_of_a_pause() -> None:
-    """A pause counts if a step was under way then, by the server's clock."""
-    for first, expected in (("began", 1), ("failed", 0)):
-        truth = Truth("eu-1").line(first, "perform_update", "eu-1")
-        truth.line("cancelled", "wait", "eu-1").line("done", "perform_update", "eu-1")
-        coverage = Coverage()
-        coverage.add(truth, report(unchanged=1), asked().verb("pause", by=ALICE).made())
-        assert coverage.seen["paused in mid-step"] == expected
+@pytest.mark.parametrize(("seconds", "expected"), [(0, 0), (1, 1), (2, 1), (4, 0)])
+def test_coverage_of_a_pause(seconds: int, expected: int) -> None:
+    """A pause counts if a step of a host was under way then, by the histories of both."""
+    host = Events("patch-host/eu-1", {"task": {"host": "eu-1"}})
+    step = host.add()
+    step.activity_task_scheduled_event_attributes.activity_id = "1"
+    done = host.add(EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED)
+    done.activity_task_completed_event_attributes.scheduled_event_id = step.event_id
+    rollout = asked()
+    for _ in range(seconds):
+        rollout.add()
+    rollout.verb("pause", by=ALICE)
+    rollout.events[-2].event_time.FromDatetime(NOON + timedelta(seconds=seconds))
+    coverage = Coverage()
+    coverage.add(Truth("eu-1"), report(unchanged=1), [host.made(), rollout.made()])
+    assert coverage.seen["paused in mid-step"] == expected

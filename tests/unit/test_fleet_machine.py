@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -450,8 +451,9 @@ async def test_a_cancel_travels_a_lost_caller_does_not() -> None:
         key, _, place = address.removeprefix("simulated://").partition("@")
         host, _, port = place.partition(":")
         _, writer = await asyncio.open_connection(host, int(port))
-        given = '{"step": "set_maintenance_mode", "task": {"rollout": "r", "cluster": "eu", "host": "eu-1"}, "when": null}'
-        writer.write(f'{{"key": "{key}", "call": "run", "given": {given}}}\n'.encode())
+        asked = {"rollout": "r", "cluster": "eu", "host": "eu-1"}
+        given = {"step": "set_maintenance_mode", "task": asked, "when": None}
+        writer.write(json.dumps({"key": key, "call": "run", "given": given}).encode() + b"\n")
         await fleet.reached("set_maintenance_mode")
         writer.close()
         await writer.wait_closed()
