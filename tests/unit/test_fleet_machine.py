@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
+import importlib
 import json
 from datetime import timedelta
 from typing import Any
@@ -502,3 +504,11 @@ async def test_this_machine_is_allowed(target: str, caplog: pytest.LogCaptureFix
     SimulatedFleet({"eu": 1})._worker_starts(near, "patching")
     assert "works on task queue 'patching'" in caplog.text
     assert "no machine is touched" in caplog.text
+
+
+@pytest.mark.parametrize("module", ["_activities", "_chaos", "_coverage", "_fleet", "_invariants"])
+def test_examples(module: str) -> None:
+    """The examples in the docstrings run."""
+    results = doctest.testmod(importlib.import_module(f"temporal_patching.testing.{module}"))
+    assert results.attempted
+    assert not results.failed

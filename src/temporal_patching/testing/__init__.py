@@ -1,5 +1,8 @@
 """A simulated fleet for your own tests: no machine is touched, and every effect is written down."""
 
+from ._activities import (
+    SimulatedSteps,
+)
 from ._chaos import (
     some_faults,
 )
@@ -77,6 +80,7 @@ __all__ = [
     "ServedFleet",
     "SimulatedFleet",
     "SimulatedHost",
+    "SimulatedSteps",
     "Slow",
     "Unchanged",
     "Unreachable",
