@@ -1,5 +1,6 @@
-"""A simulated fleet for your own tests: no machine is touched, and every effect is written down."""
+"""A simulated fleet, and rehearsals of your rollouts on it: no machine is touched, every effect is written down."""
 
+from ._environment import start_environment
 from ._fleet import (
     Already,
     DoneButLost,
@@ -17,9 +18,17 @@ from ._fleet import (
     Unchanged,
     Unreachable,
 )
+from ._people import Approve, Deed, Reject, Steer, Verb
+from ._rehearsal import Counted, Rehearsal
+from ._rehearse import RehearsalFailed, Rehearser, rehearse
+from ._watch import Crash
 
 __all__ = [
     "Already",
+    "Approve",
+    "Counted",
+    "Crash",
+    "Deed",
     "DoneButLost",
     "Effect",
     "FailAt",
@@ -29,9 +38,17 @@ __all__ = [
     "NeedsReboot",
     "NotNeeded",
     "RefuseAt",
+    "Rehearsal",
+    "RehearsalFailed",
+    "Rehearser",
+    "Reject",
     "SimulatedFleet",
     "SimulatedHost",
     "Slow",
+    "Steer",
     "Unchanged",
     "Unreachable",
+    "Verb",
+    "rehearse",
+    "start_environment",
 ]

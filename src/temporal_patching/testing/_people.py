@@ -203,17 +203,13 @@ def _is_for(named: str, gate: str) -> bool:
 
 
 def _check_gates(deeds: Sequence[Deed], request: PatchRequest) -> None:
-    """A gate that the request does not have would never ask."""
+    """A gate that is written wrong would never ask. Your own ``run`` may have gates that the request has not."""
     known = list(request.approvals)
-    unknown = [
-        each.gate
-        for each in deeds
-        if not isinstance(each, Steer)
-        and not any(_is_for(each.gate, one) or _is_for(one, each.gate) for one in known)
+    wrong = [
+        f"'people' names the gate {gate!r}, which is not in the request's 'approvals'{meant}"
+        for gate in dict.fromkeys(each.gate for each in deeds if not isinstance(each, Steer))
+        if not any(_is_for(gate, one) or _is_for(one, gate) for one in known)
+        and (meant := did_you_mean(gate, known))
     ]
-    if unknown:
-        raise InvalidRequest(
-            f"'people' names the gate {gate!r}, which is not in the request's 'approvals'"
-            f"{did_you_mean(gate, known)}"
-            for gate in dict.fromkeys(unknown)
-        )
+    if wrong:
+        raise InvalidRequest(wrong)

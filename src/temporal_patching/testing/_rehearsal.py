@@ -98,9 +98,7 @@ class Rehearsal:
         ]
         if hosts:
             named = {each.host for each in bad}
-            untouched = [
-                each for each in hosts if each not in named and not self._log_of(each)
-            ]
+            untouched = [each for each in hosts if each not in named and not self._log_of(each)]
             complaints = [self._not_patched(each) for each in bad]
             complaints += [f"{each}: it was never touched" for each in untouched]
         else:
@@ -146,7 +144,10 @@ class Rehearsal:
             raise AssertionError(
                 _listed(
                     "touched",
-                    [f"{host}: {first.step} began at {self._when(first)}" for host, first in touched],
+                    [
+                        f"{host}: {first.step} began at {self._when(first)}"
+                        for host, first in touched
+                    ],
                 )
             )
 

@@ -69,10 +69,11 @@ async def rehearse(
     At the end every history is replayed. It never hangs: a workflow task that fails ends it at once.
 
     What is simulated: the hosts, the people, and the death of the worker. At a crash the worker is torn down
-    with everything that it holds, and another one begins with an empty cache; while crashes are asked for
-    no workflow is cached at all, so that each task is a replay from the beginning. Activities that run are cut off,
-    and the server hears of the lost attempt at once, as on a redeploy; after a power cut it would wait for the
-    heartbeat's timeout. The process of your test does not die, so what your code keeps in globals stays.
+    with everything that it holds, and another one begins with nothing. Activities that run are cut off, and the
+    server hears of the lost attempts at once, as on a redeploy; after a power cut it would wait for the
+    heartbeat's timeout. The process of your test does not die, so what your code keeps in globals stays. While
+    crashes are asked for no workflow is cached, so each of its tasks is a replay from the beginning: that finds
+    more, and takes about ten times as long.
 
     What the time-skipping server cannot do: its clock is everybody's (one rehearsal at a time in an environment);
     time is not skipped while an activity runs, so ``Slow`` takes as long as it says; it ignores parent close
@@ -157,6 +158,50 @@ async def rehearse(
     return rehearsal
 
 
+@final
+class Rehearser:
+    """``rehearse`` in an environment that several rehearsals share, one after another.
+
+    Args:
+        environment: A time-skipping one, from ``start_environment``.
+    """
+
+    def __init__(self, environment: WorkflowEnvironment) -> None:
+        check_environment(environment)
+        self._environment = environment
+
+    async def __call__(
+        self,
+        workflow: type[SystemPatchWorkflow],
+        request: PatchRequest,
+        fleet: SimulatedFleet,
+        *,
+        activities: PatchActivities | type[PatchActivities] | None = None,
+        people: Sequence[Deed] = (),
+        crash_at: str | Sequence[str] = (),
+        begin: datetime | None = None,
+        within: timedelta = _LONGEST,
+        patience: timedelta = _PATIENCE,
+        workflows: Sequence[type] = (),
+        plugins: Sequence[Plugin] = (),
+    ) -> Rehearsal:
+        """Runs one rehearsal, see ``rehearse``. With ``begin`` it has a server of its own: clocks only go forward."""
+        return await rehearse(
+            workflow,
+            request,
+            fleet,
+            activities=activities,
+            people=people,
+            crash_at=crash_at,
+            begin=begin,
+            within=within,
+            patience=patience,
+            workflows=workflows,
+            plugins=plugins,
+            environment=self._environment if begin is None else None,
+        )
+
+
 def _named(crash_at: str | Sequence[str]) -> list[str]:
     """The steps that are named one by one."""
     names = [crash_at] if isinstance(crash_at, str) else list(crash_at)
@@ -238,9 +283,7 @@ class _Run:
         self.script.ready = self.news.put_nowait
         self.watch.root = self.id
         self.watch.follows = self.script.has_gates
-        self.watch.moved = lambda report: self.news.put_nowait(
-            lambda: self.script.look(report)
-        )
+        self.watch.moved = lambda report: self.news.put_nowait(lambda: self.script.look(report))
         self.watch.alarm = self.alarms.gone_off
         self.watch.beside = self._beside
 
@@ -341,9 +384,7 @@ class _Run:
             report = await ending
         except WorkflowFailureError as error:
             cause = error.cause
-            raise RehearsalFailed(
-                f"{self.id} ended without a report: {_chain(cause)}"
-            ) from error
+            raise RehearsalFailed(f"{self.id} ended without a report: {_chain(cause)}") from error
         finally:
             ending.cancel()
         await self.clock.hold()
@@ -477,9 +518,7 @@ class _Run:
         """Leaves nothing running on a server that others use. It knows no parent close policies."""
         with suppress(RPCError, asyncio.TimeoutError):
             async for history in self._histories():
-                handle = self.client.get_workflow_handle(
-                    history.workflow_id, run_id=history.run_id
-                )
+                handle = self.client.get_workflow_handle(history.workflow_id, run_id=history.run_id)
                 with suppress(RPCError):
                     await handle.terminate(reason="the rehearsal is over")
 
@@ -507,10 +546,7 @@ def _check_tasks(history: WorkflowHistory) -> None:
         if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED:
             failed = event.workflow_task_failed_event_attributes
             # A message that came while the workflow was closing: the server asks once more.
-            if (
-                failed.cause
-                == WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND
-            ):
+            if failed.cause == WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND:
                 continue
             begun = history.events[0].workflow_execution_started_event_attributes
             raise RehearsalFailed(
