@@ -100,7 +100,8 @@ async def rehearse(
         invariants: Whether ``check_invariants`` compares the report with what was really done. Default True.
         workflows: More workflow classes that yours start.
         plugins: More plugins of your workers.
-        environment: A time-skipping one, from ``start_environment``, to share among rehearsals. Default: its own.
+        environment: A time-skipping one, from ``start_environment``, to share among rehearsals that go well: see
+            ``Rehearser``. Default: its own.
 
     Returns:
         What was reported, decided and really done, whatever the rollout's outcome.
@@ -168,13 +169,15 @@ async def rehearse(
 class Rehearser:
     """``rehearse`` in an environment that several rehearsals share, one after another.
 
+    After one that failed each has a server of its own: workflows that had to be ended leave the clock locked.
+
     Args:
         environment: A time-skipping one, from ``start_environment``.
     """
 
     def __init__(self, environment: WorkflowEnvironment) -> None:
         check_environment(environment)
-        self._environment = environment
+        self._environment: WorkflowEnvironment | None = environment
 
     async def __call__(
         self,
@@ -193,21 +196,27 @@ class Rehearser:
         plugins: Sequence[Plugin] = (),
     ) -> Rehearsal:
         """Runs one rehearsal, see ``rehearse``. With ``begin`` it has a server, and so a clock, of its own."""
-        return await rehearse(
-            workflow,
-            request,
-            fleet,
-            activities=activities,
-            people=people,
-            crash_at=crash_at,
-            begin=begin,
-            within=within,
-            patience=patience,
-            invariants=invariants,
-            workflows=workflows,
-            plugins=plugins,
-            environment=self._environment if begin is None else None,
-        )
+        try:
+            return await rehearse(
+                workflow,
+                request,
+                fleet,
+                activities=activities,
+                people=people,
+                crash_at=crash_at,
+                begin=begin,
+                within=within,
+                patience=patience,
+                invariants=invariants,
+                workflows=workflows,
+                plugins=plugins,
+                environment=self._environment if begin is None else None,
+            )
+        except InvalidRequest:
+            raise  # refused: nothing ran
+        except BaseException:
+            self._environment = None
+            raise
 
 
 def _named(crash_at: str | Sequence[str]) -> list[str]:
@@ -312,6 +321,7 @@ class _Run:
                 try:
                     return await self._beside_workers(self._rehearse(), workers)
                 except BaseException:
+                    await self.clock.stop()
                     await self._end_all()
                     raise
                 finally:

@@ -56,7 +56,7 @@ def rehearsal_client(rehearsal_environment: WorkflowEnvironment) -> Client:
     return rehearsal_environment.client
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rehearse(rehearsal_environment: WorkflowEnvironment) -> Rehearser:
     """``temporal_patching.testing.rehearse`` on that server, one rehearsal after another."""
     return Rehearser(rehearsal_environment)
