@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from itertools import count
 
 import attrs
 import pytest
 import pytest_asyncio
-from temporalio import workflow
 from temporalio.testing import WorkflowEnvironment
 
 from temporal_patching.activity import PatchActivities
@@ -18,12 +17,10 @@ from temporal_patching.exceptions import InvalidRequest, Refused
 from temporal_patching.models import (
     HostList,
     HostQuery,
-    HostResult,
     HostState,
     HostTask,
     Outcome,
     PatchRequest,
-    RolloutReport,
     StepResult,
 )
 from temporal_patching.policy import (
@@ -34,7 +31,6 @@ from temporal_patching.policy import (
     MaintenanceWindows,
     RolloutPolicy,
     Soak,
-    Step,
 )
 from temporal_patching.testing import (
     Approve,
@@ -51,7 +47,15 @@ from temporal_patching.testing import (
     rehearse,
     start_environment,
 )
-from temporal_patching.workflow import HostPatchWorkflow, SystemPatchWorkflow
+from temporal_patching.workflow import SystemPatchWorkflow
+from tests.server import rehearsed
+from tests.server.rehearsed import (
+    BlockingFleet,
+    DriftingFleet,
+    ForbiddenFleet,
+    PatchWebFleet,
+    RaisingFleet,
+)
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 ALICE, BOB, CAROL = "alice@example.com", "bob@example.com", "carol@example.com"
@@ -60,16 +64,6 @@ GATE = ApprovalPolicy(approvers=[ALICE, BOB], timeout=3 * DAY)
 # The machine may be busy: these bounds only keep a test from hanging.
 PATIENCE = timedelta(seconds=240)
 pytestmark = pytest.mark.timeout(300)
-
-
-@workflow.defn
-class PatchWebHost(HostPatchWorkflow):
-    steps = HostPatchWorkflow.steps.after("perform_update", Step("rebuild_index"))
-
-
-@workflow.defn
-class PatchWebFleet(SystemPatchWorkflow):
-    host_workflow = PatchWebHost
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -119,7 +113,7 @@ async def test_three_weeks(rehearsing: Rehearser) -> None:
 
 async def test_a_window_that_opens_next_month() -> None:
     """It begins when it is told to, and no host starts before the window does."""
-    begin = (await _now()) + 30 * DAY
+    begin = datetime.now(timezone.utc) + 30 * DAY
     opens = (begin + 2 * DAY).replace(second=0, microsecond=0)
     period = DatedPeriod(start=opens.strftime("%Y-%m-%dT%H:%M"), duration=4 * HOUR)
     windows = MaintenanceWindows(calendars=[Calendar(time_zone="UTC", dated=[period])])
@@ -132,12 +126,6 @@ async def test_a_window_that_opens_next_month() -> None:
     first = next(each for each in fleet.log if each.step == "perform_update")
     assert first.when is not None
     assert opens <= first.when < opens + timedelta(minutes=5)
-
-
-async def _now() -> object:
-    from datetime import datetime, timezone
-
-    return datetime.now(timezone.utc)
 
 
 # People
@@ -212,7 +200,7 @@ async def test_the_worker_dies_at_every_step(rehearsing: Rehearser) -> None:
     policy = {"failure_budget": FailureBudget(max_failures=1), "soak": Soak(duration=DAY)}
     told = []
     for crash_at in ((), "every step"):
-        fleet = SimulatedFleet({"eu-1": 3}, faults=faults)
+        fleet = SimulatedFleet({"eu-1": 2}, faults=faults)
         seen = await rehearsing(
             PatchWebFleet,
             ask(**policy),
@@ -240,23 +228,12 @@ async def test_the_worker_dies_at_every_step(rehearsing: Rehearser) -> None:
 # Bugs in what users write
 
 
-_DRIFT = count()
-
-
-@workflow.defn(sandboxed=False)
-class DriftingFleet(SystemPatchWorkflow):
-    """Sleeps only the first time that it is run: not when it is replayed."""
-
-    async def before_rollout(self, request: PatchRequest) -> None:
-        if next(_DRIFT) == 0:
-            await workflow.sleep(60)
-
-
 @pytest.mark.parametrize("crash_at", [(), "list_hosts"])
-async def test_a_workflow_that_is_not_deterministic(rehearsing: Rehearser, crash_at: str) -> None:
+async def test_a_workflow_that_is_not_deterministic(
+    rehearsing: Rehearser, crash_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At the end, when its history is replayed, or when the worker dies: the message says what that means."""
-    global _DRIFT
-    _DRIFT = count()
+    monkeypatch.setattr(rehearsed, "RUNS", count())
     with pytest.raises(
         RehearsalFailed, match=r"DriftingFleet 'rehearsal-\w+' is not deterministic"
     ):
@@ -267,20 +244,6 @@ async def test_a_workflow_that_is_not_deterministic(rehearsing: Rehearser, crash
             crash_at=crash_at,
             patience=PATIENCE,
         )
-
-
-@workflow.defn
-class RaisingHost(HostPatchWorkflow):
-    async def after_host(self, result: HostResult) -> None:
-        raise KeyError("ticket")
-
-
-@workflow.defn
-class RaisingFleet(SystemPatchWorkflow):
-    host_workflow = RaisingHost
-
-    async def after_rollout(self, report: RolloutReport) -> None:
-        raise KeyError("ticket")
 
 
 async def test_a_hook_that_raises(rehearsing: Rehearser) -> None:
@@ -294,21 +257,23 @@ async def test_a_hook_that_raises(rehearsing: Rehearser) -> None:
     assert "after_rollout: KeyError" in seen.report.reason
 
 
-@workflow.defn
-class BlockingFleet(SystemPatchWorkflow):
-    async def before_rollout(self, request: PatchRequest) -> None:
-        import threading
-
-        threading.Event().wait(0.1)
-
-
-async def test_a_task_that_fails_ends_it(rehearsing: Rehearser) -> None:
-    """What the sandbox forbids fails a workflow task, or the workflow: either way it ends, and says where."""
-    with pytest.raises(
-        RehearsalFailed, match=r"BlockingFleet|rehearsal-\w+ ended without a report"
-    ):
+@pytest.mark.parametrize(
+    ("fleet_workflow", "said"),
+    [
+        (
+            ForbiddenFleet,
+            r"ended without a report: .*RestrictedWorkflowAccessError: Cannot access threading",
+        ),
+        (BlockingFleet, r"a workflow task of BlockingFleet 'rehearsal-\w+' failed, .*deadlock"),
+    ],
+)
+async def test_what_no_workflow_may_do(
+    rehearsing: Rehearser, fleet_workflow: type[SystemPatchWorkflow], said: str
+) -> None:
+    """It fails the workflow, or a workflow task: the rehearsal ends at once, and says which and why."""
+    with pytest.raises(RehearsalFailed, match=said):
         await rehearsing(
-            BlockingFleet,
+            fleet_workflow,
             PatchRequest(clusters=["eu-1"], requester=CAROL),
             SimulatedFleet({"eu-1": 1}),
             patience=PATIENCE,
@@ -319,8 +284,8 @@ async def test_a_restore_that_does_nothing(rehearsing: Rehearser) -> None:
     """A step that says it gave the host back and did not: the invariants, and the question, name it."""
     request = PatchRequest(clusters=["eu-1"], requester=CAROL)
     faults = {"eu-1-1": LiesAboutSuccess("clear_maintenance_mode")}
+    fleet = SimulatedFleet({"eu-1": 1}, faults=faults)
     with pytest.raises(InvariantsBroken, match="eu-1-1"):
-        fleet = SimulatedFleet({"eu-1": 1}, faults=faults)
         await rehearsing(PatchWebFleet, request, fleet, patience=PATIENCE)
     fleet = SimulatedFleet({"eu-1": 1}, faults=faults)
     seen = await rehearsing(PatchWebFleet, request, fleet, invariants=False, patience=PATIENCE)
@@ -380,7 +345,7 @@ async def test_it_ends_in_time(rehearsing: Rehearser) -> None:
             PatchWebFleet,
             request,
             SimulatedFleet({"eu-1": 1}, faults={"eu-1-1": Slow("perform_update", duration=HOUR)}),
-            patience=timedelta(seconds=20),
+            patience=timedelta(seconds=12),
         )
     # And nothing of them is left: the same hosts are free.
     seen = await rehearsing(PatchWebFleet, request, SimulatedFleet({"eu-1": 2}), patience=PATIENCE)

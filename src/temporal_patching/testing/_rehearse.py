@@ -39,6 +39,8 @@ _NO_STEPS = frozenset({*_OF_CLUSTERS, "notify"})
 
 _LONGEST = timedelta(days=90)
 _PATIENCE = timedelta(seconds=60)
+_SILENCE = 2.0
+"""Seconds without a move after which it is looked whether a task has failed."""
 _TIDYING = 20.0
 """Seconds that workers may take to end."""
 
@@ -76,7 +78,7 @@ async def rehearse(
     server hears of the lost attempts at once, as on a redeploy; after a power cut it would wait for the
     heartbeat's timeout. The process of your test does not die, so what your code keeps in globals stays. While
     crashes are asked for no workflow is cached, so each of its tasks is a replay from the beginning: that finds
-    more, and takes about ten times as long.
+    more, and takes several times as long.
 
     What the time-skipping server cannot do: its clock is everybody's (one rehearsal at a time in an environment);
     time is not skipped while an activity runs, so ``Slow`` takes as long as it says; it ignores parent close
@@ -306,13 +308,19 @@ class _Run:
         self.watch.beside = self._beside
 
     async def run(self) -> Rehearsal:
+        """Runs it, in bounded time."""
+        running = asyncio.create_task(self._run())
         try:
-            return await asyncio.wait_for(self._run(), self.patience.total_seconds())
-        except asyncio.TimeoutError:
-            said = await self._where()
+            await asyncio.wait([running], timeout=self.patience.total_seconds())
+            if running.done():
+                return running.result()
             raise RehearsalFailed(
-                f"{self.id} has not ended after {self.patience} of real time ('patience'): {said}"
-            ) from None
+                f"{self.id} has not ended after {self.patience} of real time ('patience'): "
+                f"{await self._where()}"
+            )
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
 
     async def _run(self) -> Rehearsal:
         workers = asyncio.create_task(self._work())
@@ -374,8 +382,13 @@ class _Run:
         """Goes on until it is done, or a workflow task fails, or the workers end."""
         task = asyncio.ensure_future(going)
         waiting: list[asyncio.Future[Any]] = [task, workers, self.watch.trouble]
+        moves = -1
         try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            while not any(each.done() for each in waiting):
+                if moves == self.watch.moves and (failed := await self._failed_task()):
+                    raise RehearsalFailed(failed)
+                moves = self.watch.moves
+                await asyncio.wait(waiting, timeout=_SILENCE, return_when=asyncio.FIRST_COMPLETED)
             if self.watch.trouble.done():
                 raise RehearsalFailed(_told(self.watch.trouble.result()))
             if task.done():

@@ -109,6 +109,7 @@ class Watch:
         self._converter = converter
         self._asked: tuple[tuple[str, datetime | None], ...] = ()
         self.to_crash = crashes
+        self.moves = 0
         self.root = ""
         self.follows = False
         self.moved: Callable[[ApprovalReport], object] = lambda _: None
@@ -131,6 +132,7 @@ class Watch:
     ) -> None:
         """A workflow has taken a step: it may have failed, and it may be one that is waited for."""
         id = details.info.workflow_id
+        self.moves += 1
         for job in act.jobs:
             if job.HasField("remove_from_cache"):
                 self._evicted(details, job.remove_from_cache)
