@@ -13,6 +13,7 @@ from temporalio import workflow
 from temporalio.api.testservice.v1 import LockTimeSkippingRequest, UnlockTimeSkippingRequest
 from temporalio.client import Client, Plugin, WorkflowHandle
 from temporalio.converter import DataConverter
+from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker, WorkflowRunner
 
@@ -43,9 +44,16 @@ async def start_environment(
     """
     return await WorkflowEnvironment.start_time_skipping(
         test_server_existing_path=find_server(),
+        runtime=_quiet(),
         data_converter=data_converter,
         plugins=plugins,
     )
+
+
+def _quiet() -> Runtime:
+    """The SDK's core would warn on standard output at each worker's start that this server is an old one."""
+    level = TelemetryFilter(core_level="ERROR", other_level="ERROR")
+    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=level)))
 
 
 def check_environment(environment: WorkflowEnvironment) -> None:

@@ -422,12 +422,14 @@ class _Run:
         return await self._judge(rollout, report, began)
 
     async def _go_on_until(self, ending: asyncio.Task[RolloutReport]) -> None:
-        while not ending.done():
+        while True:
             waiting = asyncio.create_task(self.news.get())
-            await asyncio.wait([ending, waiting], return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
+            try:
+                await asyncio.wait([ending, waiting], return_when=asyncio.FIRST_COMPLETED)
+                if not waiting.done():
+                    return
+            finally:
                 waiting.cancel()
-                return
             try:
                 await self._do(waiting.result(), ending)
             finally:
@@ -501,6 +503,7 @@ class _Run:
             workflows=[],
             plugins=[self.plugin, *[p for p in self.plugins if _replays(p)]],
             data_converter=self.client.data_converter,
+            runtime=self.client.service_client.config.runtime,
         )
         results = await replayer.replay_workflows(each(), raise_on_replay_failure=False)
         for history in histories:
