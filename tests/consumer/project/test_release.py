@@ -6,7 +6,7 @@ from datetime import timedelta
 from hosts import DebianHosts
 from temporal_patching.models import HostState, Outcome, PatchRequest
 from temporal_patching.policy import ApprovalPolicy, FailureBudget, RolloutPolicy, Soak
-from temporal_patching.testing import Approve, Rehearser, Reject, SimulatedFleet, Unreachable
+from temporal_patching.testing import Approve, Deed, Rehearser, Reject, SimulatedFleet, Unreachable
 from workflows import PatchWebFleet
 
 ALICE, BOB = "alice@example.com", "bob@example.com"
@@ -72,7 +72,7 @@ def test_the_worker_dies_while_it_updates(rehearse: Rehearser) -> None:
 
 def test_bob_is_not_convinced(rehearse: Rehearser) -> None:
     fleet = SimulatedFleet({"eu-1": 2, "us-1": 1})
-    people = [PEOPLE[0], Reject(by=BOB, gate="promote")]
+    people: list[Deed] = [PEOPLE[0], Reject(by=BOB, gate="promote")]
     rehearsal = asyncio.run(
         rehearse(PatchWebFleet, REQUEST, fleet, people=people, patience=PATIENCE)
     )
