@@ -107,6 +107,7 @@ class Truth(FleetTruth):
         for host in hosts:
             self.did(host, "set_maintenance_mode", in_service=False)
             self.did(host, "perform_update", packages=NEW)
+            self.did(host, "check_service_health")
             self.did(host, "clear_maintenance_mode", in_service=True)
         return self
 
@@ -239,6 +240,15 @@ def left_out() -> tuple[Truth, RolloutReport]:
     return truth, report(became("eu-1", HostState.FAILED), outcome=Outcome.STOPPED)
 
 
+def not_given_back() -> tuple[Truth, RolloutReport]:
+    """A host that is said to be as it was found, and is not."""
+    truth = Truth("eu-1").did("eu-1", "stop_services", services_running=False)
+    told = report(
+        became("eu-1", HostState.CANCELLED, "unknown"), outcome=Outcome.ABORTED, left_out=["eu-1"]
+    )
+    return truth, told
+
+
 def taken_out_of_maintenance() -> tuple[Truth, RolloutReport]:
     """What was in maintenance before is given to users."""
     truth = Truth("eu-1")
@@ -290,13 +300,14 @@ FROM_THE_TRUTH: Mapping[Callable[[], tuple[Truth, RolloutReport]], str] = {
     not_listed: r"S7: 1 hosts are FAILED, only 0 are listed",
     listed_twice: r"S7 eu-1: listed more than once",
     more_than_there_are: r"S7 eu: 2 hosts are counted, it has 1",
-    more_acted_on_than_planned: r"S7 eu-2 at 6.000 s .*: host 2 of a plan of 1",
+    more_acted_on_than_planned: r"S7 eu-2 at 8.000 s .*: host 2 of a plan of 1",
     left_out: r"S8 eu-1 at 1.000 s .*: out of service since set_maintenance_mode, and the report does not say",
+    not_given_back: r"S8 eu-1 at 1.000 s .*: reported as CANCELLED, and it was not given back",
     taken_out_of_maintenance: r"S8 eu-1 at 5.000 s .*: it was in maintenance before, and is taken out of it",
     better_outcome: r"S9: the outcome is PATCHED, with 1 SKIPPED",
     half_configured: r"S9 eu-1 at 1.000 s .*: reported as a success, and dpkg is half-configured",
     old_kernel: r"S9 eu-1 at 1.000 s .*: reported as a success, and kernel 1 runs, not 2",
-    lied: r"S9 eu-2 at 7.000 s \(.*\) is as it was: 2 hosts are PATCHED, really 1",
+    lied: r"S9 eu-2 at 9.000 s \(.*\) is as it was: 2 hosts are PATCHED, really 1",
     no_quorum: r"S2 gate 'start': approved by 0 of its approvers, 1 needed",
 }
 
@@ -415,6 +426,7 @@ def side_by_side(*hosts: str) -> Truth:
         truth.line("done", "set_maintenance_mode", host, in_service=False)
     for host in hosts:
         truth.did(host, "perform_update", packages=NEW)
+        truth.did(host, "check_service_health")
         truth.did(host, "clear_maintenance_mode", in_service=True)
     return truth
 
@@ -553,7 +565,7 @@ def test_before_its_turn() -> None:
     assert re.match(r"S4 eu-3 at 4.000 s .*: starts wave 2 of eu, and eu-1 of wave 1 is", said)
     rollout = asked(pilot_hosts=1, soak=Soak(duration=timedelta(minutes=5)))
     (said,) = broken(Truth(*THREE).patched(*THREE), report(patched=3), rollout.made())
-    assert re.match(r"S4 eu-2 at 6.000 s .*: the pilots soaked 0:00:02, 0:05:00 asked for", said)
+    assert re.match(r"S4 eu-2 at 8.000 s .*: the pilots soaked 0:00:02, 0:05:00 asked for", said)
 
 
 def test_a_pilot_that_was_unchanged_is_replaced() -> None:
@@ -565,6 +577,31 @@ def test_a_pilot_that_was_unchanged_is_replaced() -> None:
     truth.did("eu-1", "perform_update", packages=NEW)
     rollout = asked(pilot_hosts=2, max_parallel=3, max_out_of_service=3)
     assert broken(truth, report(patched=2, unchanged=1), rollout.made()) == []
+
+
+def test_returned_unhealthy() -> None:
+    """S8: a host that was touched returns to service, and no health check went well since its update."""
+    truth = Truth("eu-1").did("eu-1", "set_maintenance_mode", in_service=False)
+    truth.did("eu-1", "check_service_health").did("eu-1", "perform_update", packages=NEW)
+    truth.line("began", "check_service_health", "eu-1").line(
+        "failed", "check_service_health", "eu-1"
+    )
+    truth.did("eu-1", "clear_maintenance_mode", in_service=True)
+    told = report(became("eu-1", HostState.FAILED), outcome=Outcome.STOPPED)
+    (said,) = broken(truth, told, asked().made())
+    assert re.match(
+        r"S8 eu-1 at 9.000 s .*: returned to service, and no health check went well", said
+    )
+    assert broken(truth, attrs.evolve(told, health="not checked"), asked().made()) == []
+    accepted = asked().verb("accept", by=ALICE, host="eu-1").made()
+    assert broken(truth, told, accepted) == []
+
+
+def test_patched_and_said_to_be_unchanged() -> None:
+    """S9: what a lost attempt has patched is not unchanged."""
+    truth = Truth("eu-1").did("eu-1", "perform_update", packages=NEW)
+    (said,) = broken(truth, report(unchanged=1), asked().made())
+    assert re.match(r"S9 eu-1 at 1.000 s .*: really patched, and 0 hosts are PATCHED", said)
 
 
 def told(number: int, **counts: int) -> dict[str, object]:
@@ -660,11 +697,19 @@ def test_coverage() -> None:
     assert str(error.value).startswith("in 1 rollouts not seen: FailAt (1 of 2); ")
 
 
-def test_coverage_of_a_pause() -> None:
-    """A pause counts if a step was under way then, by the server's clock."""
-    for first, expected in (("began", 1), ("failed", 0)):
-        truth = Truth("eu-1").line(first, "perform_update", "eu-1")
-        truth.line("cancelled", "wait", "eu-1").line("done", "perform_update", "eu-1")
-        coverage = Coverage()
-        coverage.add(truth, report(unchanged=1), asked().verb("pause", by=ALICE).made())
-        assert coverage.seen["paused in mid-step"] == expected
+@pytest.mark.parametrize(("seconds", "expected"), [(0, 0), (1, 1), (2, 1), (4, 0)])
+def test_coverage_of_a_pause(seconds: int, expected: int) -> None:
+    """A pause counts if a step of a host was under way then, by the histories of both."""
+    host = Events("patch-host/eu-1", {"task": {"host": "eu-1"}})
+    step = host.add()
+    step.activity_task_scheduled_event_attributes.activity_id = "1"
+    done = host.add(EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED)
+    done.activity_task_completed_event_attributes.scheduled_event_id = step.event_id
+    rollout = asked()
+    for _ in range(seconds):
+        rollout.add()
+    rollout.verb("pause", by=ALICE)
+    rollout.events[-2].event_time.FromDatetime(NOON + timedelta(seconds=seconds))
+    coverage = Coverage()
+    coverage.add(Truth("eu-1"), report(unchanged=1), [host.made(), rollout.made()])
+    assert coverage.seen["paused in mid-step"] == expected

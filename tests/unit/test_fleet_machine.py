@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
+import importlib
+import json
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
+from temporalio.worker import Worker
 
 from temporal_patching.activity import PatchActivities
 from temporal_patching.exceptions import HostUnreachable, InvalidRequest, OutcomeUnknown
@@ -43,6 +48,7 @@ from temporal_patching.testing import (
     SimulatedHost,
     some_faults,
 )
+from temporal_patching.worker import PatchingPlugin
 
 
 def task(step: str, host: str = "eu-1", *, attempt: int = 1, rollout: str = "r") -> HostTask:
@@ -268,8 +274,7 @@ def test_seeds_switch_kinds_off() -> None:
 
 def test_weights_and_share() -> None:
     """Weights say which kinds there are, the share how many hosts; what cannot be made is refused."""
-    weights = dict.fromkeys(set.union(*[{Hang}]), 1.0)
-    found = some_faults(1, {"eu": 50}, share=1, weights={**_off(), **weights})
+    found = some_faults(1, {"eu": 50}, share=1, weights={**_off(), Hang: 1})
     assert {type(fault) for some in found.values() for fault in some} == {Hang}
     assert len(found) == 50
     assert some_faults(1, {"eu": 50}, share=0) == {}
@@ -448,8 +453,9 @@ async def test_a_cancel_travels_a_lost_caller_does_not() -> None:
         key, _, place = address.removeprefix("simulated://").partition("@")
         host, _, port = place.partition(":")
         _, writer = await asyncio.open_connection(host, int(port))
-        given = '{"step": "set_maintenance_mode", "task": {"rollout": "r", "cluster": "eu", "host": "eu-1"}}'
-        writer.write(f'{{"key": "{key}", "call": "run", "given": {given}}}\n'.encode())
+        asked = {"rollout": "r", "cluster": "eu", "host": "eu-1"}
+        given = {"step": "set_maintenance_mode", "task": asked, "when": None}
+        writer.write(json.dumps({"key": key, "call": "run", "given": given}).encode() + b"\n")
         await fleet.reached("set_maintenance_mode")
         writer.close()
         await writer.wait_closed()
@@ -467,3 +473,42 @@ async def test_served_to_who_has_the_key() -> None:
     assert fleet.log == ()
     with pytest.raises(InvalidRequest, match=r"must be what SimulatedFleet.served\(\) gives"):
         SimulatedFleet.at("127.0.0.1:7233")
+
+
+# Nobody takes it for machines
+
+
+async def test_nobody_takes_it_for_machines() -> None:
+    """A worker for a server elsewhere refuses a simulated fleet, in each of its forms, unless it was named."""
+    far = await Client.connect("temporal.prod.example:7233", lazy=True)
+    fleet = SimulatedFleet({"eu": 1})
+    async with fleet.served() as address:
+        served = SimulatedFleet.at(address)
+        for each in (
+            fleet,
+            fleet.implementing("perform_update"),
+            fleet.around(Theirs()),
+            served,
+            served.around(Theirs()),
+        ):
+            with pytest.raises(InvalidRequest, match=r"touches no machine, and 'temporal\.prod"):
+                Worker(far, task_queue="q", plugins=[PatchingPlugin(each)])
+    named = SimulatedFleet({"eu": 1}, targets=["temporal.prod.example:7233"])
+    named._worker_starts(far, "q")
+
+
+@pytest.mark.parametrize("target", ["localhost:7233", "127.0.0.1:1", "[::1]:7233"])
+async def test_this_machine_is_allowed(target: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A server on this machine may be worked for, and the log says that no machine is touched."""
+    near = await Client.connect(target.rpartition("//")[2], lazy=True)
+    SimulatedFleet({"eu": 1})._worker_starts(near, "patching")
+    assert "works on task queue 'patching'" in caplog.text
+    assert "no machine is touched" in caplog.text
+
+
+@pytest.mark.parametrize("module", ["_activities", "_chaos", "_coverage", "_fleet", "_invariants"])
+def test_examples(module: str) -> None:
+    """The examples in the docstrings run."""
+    results = doctest.testmod(importlib.import_module(f"temporal_patching.testing.{module}"))
+    assert results.attempted
+    assert not results.failed

@@ -1,5 +1,6 @@
 """A simulated fleet, and rehearsals of your rollouts on it: no machine is touched, every effect is kept."""
 
+from ._activities import SimulatedSteps
 from ._chaos import some_faults
 from ._coverage import Coverage, NotSeen
 from ._environment import start_environment
@@ -73,6 +74,7 @@ __all__ = [
     "ServedFleet",
     "SimulatedFleet",
     "SimulatedHost",
+    "SimulatedSteps",
     "Slow",
     "Steer",
     "Unchanged",

@@ -31,7 +31,11 @@ class Opened:
 
 
 class SimulatedSteps(PatchActivities):
-    """Every step of the default procedure, each an attempt on a simulated host."""
+    """Every step of the default procedure, each an attempt on a simulated host.
+
+    What a fleet of this process (``SimulatedFleet``) and one of another process (``ServedFleet``) have in common.
+    Not to be subclassed.
+    """
 
     _targets: Collection[str] = ()
 

@@ -19,6 +19,22 @@ from ._hosts import EFFECTS, ONCE, SimulatedHost, next_version, nothing, refusal
 from ._log import Effect, What
 
 
+@attrs.frozen
+class ServerTime:
+    """When the server scheduled an attempt, and when it gave it to a worker, by its own clock."""
+
+    scheduled: datetime
+    started: datetime
+
+
+def server_time() -> ServerTime | None:
+    """That of this attempt. None outside of an activity."""
+    if not activity.in_activity():
+        return None
+    info = activity.info()
+    return ServerTime(info.current_attempt_scheduled_time, info.started_time)
+
+
 @attrs.define(kw_only=True, eq=False)
 class Attempt:
     """One that has begun."""
@@ -27,7 +43,7 @@ class Attempt:
     task: HostTask
     faults: Sequence[Fault]
     began: float
-    when: datetime | None
+    when: ServerTime | None
     answer: StepResult | None = None
     """What is answered in the step's place."""
 
@@ -76,7 +92,7 @@ class Attempts:
         for name in names:
             self.hosts.setdefault(name, SimulatedHost(name=name, cluster=cluster))
 
-    async def begin(self, step: str, task: HostTask, when: datetime | None) -> Attempt:
+    async def begin(self, step: str, task: HostTask, when: ServerTime | None) -> Attempt:
         """An attempt begins, and everything before its effect happens.
 
         Raises:
@@ -221,9 +237,10 @@ class Attempts:
 
     def _write(self, what: What, attempt: Attempt) -> None:
         task, now = attempt.task, time.monotonic()
-        when = attempt.when
-        if when is not None and what != "began":
-            when += timedelta(seconds=now - attempt.began)
+        when: datetime | None = None
+        if attempt.when is not None:
+            later = attempt.when.started + timedelta(seconds=now - attempt.began)
+            when = attempt.when.scheduled if what == "began" else later
         self.log.append(
             Effect(
                 number=len(self.log),
@@ -246,8 +263,3 @@ class Attempts:
         """There is something new to look at."""
         self.news.set()
         self.news = asyncio.Event()
-
-
-def scheduled() -> datetime | None:
-    """When the server scheduled this attempt, by the server's clock. None outside of an activity."""
-    return activity.info().current_attempt_scheduled_time if activity.in_activity() else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from itertools import count
 from typing import Any, Literal
 
@@ -22,8 +21,7 @@ from ..models import (
 from ..models._wire import from_json, to_json
 from ..policy._rules import did_you_mean
 from ._activities import NOTIFIER, Opened
-from ._attempts import Attempt, Attempts
-from ._served import moment
+from ._attempts import Attempt, Attempts, ServerTime
 
 
 class Calls:
@@ -51,7 +49,7 @@ class Calls:
 
     async def answer(self, call: str, given: Mapping[str, Any]) -> Any:
         """A call from another process."""
-        when = moment(given)
+        when = None if given["when"] is None else from_json(given["when"], ServerTime)
         if call == "list_hosts":
             return to_json(await self.list_hosts(from_json(given["query"], HostQuery), when))
         if call == "check_fleet_health":
@@ -76,7 +74,7 @@ class Calls:
             }
         raise ApplicationError(f"no call {call!r}", non_retryable=True)
 
-    async def list_hosts(self, query: HostQuery, when: datetime | None) -> HostList:
+    async def list_hosts(self, query: HostQuery, when: ServerTime | None) -> HostList:
         """A page of a cluster's hosts."""
         names = self._names.get(query.cluster)
         if names is None:
@@ -94,7 +92,7 @@ class Calls:
         )
         return HostList(hosts=hosts, next_page=str(end) if end < len(names) else None)
 
-    async def check_fleet_health(self, query: FleetQuery, when: datetime | None) -> FleetHealth:
+    async def check_fleet_health(self, query: FleetQuery, when: ServerTime | None) -> FleetHealth:
         """The next of the answers."""
         step = "check_fleet_health"
         asked = sum(each.step == step and each.what == "began" for each in self._attempts.log)
@@ -109,12 +107,12 @@ class Calls:
         self.notices.append(notice)
         self._attempts.tell()
 
-    async def run(self, step: str, task: HostTask, when: datetime | None) -> StepResult:
+    async def run(self, step: str, task: HostTask, when: ServerTime | None) -> StepResult:
         """One attempt of a step."""
         attempt = await self._attempts.begin(step, task, when)
         return await self._attempts.reply(attempt, self._attempts.carry_out(attempt))
 
-    async def open(self, step: str, task: HostTask, when: datetime | None) -> Opened:
+    async def open(self, step: str, task: HostTask, when: ServerTime | None) -> Opened:
         """An attempt begins whose effect is somebody else's."""
         attempt = await self._attempts.begin(step, task, when)
         number = next(self._numbers)

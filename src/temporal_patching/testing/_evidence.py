@@ -22,6 +22,12 @@ CLOSED = (
     EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED,
     EventType.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED,
 )
+STEP_ENDS = (
+    EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED,
+    EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED,
+    EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT,
+    EventType.EVENT_TYPE_ACTIVITY_TASK_CANCELED,
+)
 ENDS = (
     # Not those after which children are still told: terminated, timed out.
     EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
@@ -70,6 +76,10 @@ class Evidence:
     )
     """What clusters told the rollout, in the order in which it came."""
     starts: list[Start] = attrs.field(factory=list[Start])
+    steps: list[tuple[datetime, datetime | None]] = attrs.field(
+        factory=list[tuple[datetime, datetime | None]]
+    )
+    """From when to when a step of a host was under way."""
     ended: datetime | None = None
     """When the rollout ended."""
     raw: list[tuple[str, bytes]] = attrs.field(factory=list[tuple[str, bytes]])
@@ -109,6 +119,8 @@ def read(history: WorkflowHistory | Iterable[WorkflowHistory] | None) -> Evidenc
             _read_rollout(each, given, found)
         elif "procedure" in given:
             _read_cluster(each, given, found)
+        elif "task" in given:
+            _read_host(each, found)
     found.verbs.sort(key=lambda verb: verb.when)
     return found
 
@@ -174,6 +186,19 @@ def _read_cluster(history: WorkflowHistory, given: Mapping[str, Any], found: Evi
             )
         elif event.event_type in CLOSED:
             open_.discard(_initiated(event))
+
+
+def _read_host(history: WorkflowHistory, found: Evidence) -> None:
+    ends: dict[int, datetime] = {}
+    for event in history.events:
+        which = event.WhichOneof("attributes") or ""
+        if which.startswith("activity_task_") and event.event_type in STEP_ENDS:
+            ends[getattr(event, which).scheduled_event_id] = _when(event)
+    found.steps += [
+        (_when(event), ends.get(event.event_id))
+        for event in history.events
+        if event.HasField("activity_task_scheduled_event_attributes")
+    ]
 
 
 def _task_start(events: Mapping[int, HistoryEvent], command: int, completed: int) -> int:

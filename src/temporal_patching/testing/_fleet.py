@@ -22,7 +22,7 @@ from ..models import (
 )
 from ..policy._rules import did_you_mean
 from ._activities import NOTIFIER, Opened, SimulatedSteps
-from ._attempts import Attempts, scheduled
+from ._attempts import Attempts, server_time
 from ._calls import Calls
 from ._chaos import names_of
 from ._faults import Fault
@@ -38,8 +38,16 @@ PATIENCE = timedelta(seconds=30)
 class SimulatedFleet(SimulatedSteps, FleetTruth):
     """Clusters of hosts in this process. Give it to a ``PatchingPlugin`` as your activities.
 
-    It has every step of the default procedure and ``notify``; ``implementing`` makes one that has others.
+    It has every step of the default procedure and ``notify``; ``implementing`` makes one that has others,
+    ``around`` has your own activities do the work, ``served`` lets workers of other processes work on it.
     Use it from one event loop, the one that its worker and the test run in.
+
+    Its steps are what careful activities are: an update and a reboot happen once for each idempotency key, an
+    attempt that another one has followed is refused (``SimulatedHost.fence``), and the health check looks at
+    what is installed, not at what was said. Each effect is in the log before anybody is answered.
+
+    A worker says in its log that no machine is touched, and a worker for a Temporal server that is not on this
+    machine refuses it. Behind a tunnel any server looks as if it were here: that is not noticed.
 
     Args:
         clusters: For each cluster the number of its hosts (named ``eu-1-1``, ``eu-1-2``, …), or their names.
@@ -59,6 +67,7 @@ class SimulatedFleet(SimulatedSteps, FleetTruth):
         InvalidRequest: A fault is for a host that the fleet does not have.
 
     Example:
+        >>> from temporal_patching.testing import FailAt
         >>> fleet = SimulatedFleet({"eu-1": 3}, faults={"eu-1-2": FailAt("perform_update")})
         >>> [host.name for host in fleet.hosts]
         ['eu-1-1', 'eu-1-2', 'eu-1-3']
@@ -227,11 +236,11 @@ class SimulatedFleet(SimulatedSteps, FleetTruth):
 
     @override
     async def list_hosts(self, query: HostQuery) -> HostList:
-        return await self._calls.list_hosts(query, scheduled())
+        return await self._calls.list_hosts(query, server_time())
 
     @override
     async def check_fleet_health(self, query: FleetQuery) -> FleetHealth:
-        return await self._calls.check_fleet_health(query, scheduled())
+        return await self._calls.check_fleet_health(query, server_time())
 
     @override
     async def notify(self, notice: Notice) -> None:
@@ -239,11 +248,11 @@ class SimulatedFleet(SimulatedSteps, FleetTruth):
 
     @override
     async def _run(self, step: str, task: HostTask) -> StepResult:
-        return await self._calls.run(step, task, scheduled())
+        return await self._calls.run(step, task, server_time())
 
     @override
     async def _open(self, step: str, task: HostTask) -> Opened:
-        return await self._calls.open(step, task, scheduled())
+        return await self._calls.open(step, task, server_time())
 
     @override
     async def _close(

@@ -264,6 +264,10 @@ def _service(case: Case) -> Iterator[str]:
             yield (
                 f"S8 {host} {at(out)}: out of service since {out.step}, and the report does not say so"
             )
+        said = case.listed.get(host)
+        cancelled = said is not None and said.state is HostState.CANCELLED
+        if cancelled and was.serves and not became.serves:
+            yield f"S8 {host} {at(lines[-1])}: reported as CANCELLED, and it was not given back"
         told = any(
             each.step == "check_preconditions" and "Already" in each.faults for each in lines
         )

@@ -32,6 +32,9 @@ def with_history(case: Case) -> Iterator[str]:
     yield from _width(case, evidence)
     yield from _out_of_service(case, evidence)
     yield from _budgets(case, evidence)
+    if not evidence.has(*BY_HAND):
+        yield from _healthy(case)
+        yield from _not_worse(case)
     if not evidence.has(*BY_HAND) and not _lets_hosts_wait(evidence.request):
         for cluster in case.report.clusters:
             yield from _waves(case, cluster, evidence.request["policy"])
@@ -299,6 +302,44 @@ def _soaked(begun: Sequence[Span], span: Span, wait: timedelta, before: str) -> 
     healthy = span.first.when - max(ends)
     if healthy < wait:
         yield f"S4 {span.host} {at(span.first)}: {before} soaked {healthy}, {wait} asked for"
+
+
+# S8, S9
+
+
+def _healthy(case: Case) -> Iterator[str]:
+    """What an update has touched returns to service by a health check only, where there is one."""
+    if case.report.health != "checked":
+        return
+    for host, lines in case.lines.items():
+        touched = False
+        healthy = False
+        for line in lines:
+            if line.step == "perform_update" and line.what == "began":
+                touched, healthy = True, False
+            if line.step == "check_service_health" and line.what == "done":
+                healthy = True
+            if line.step == "clear_maintenance_mode" and line.what == "done":
+                if touched and not healthy:
+                    yield f"S8 {host} {at(line)}: returned to service, and no health check went well"
+                break
+
+
+def _not_worse(case: Case) -> Iterator[str]:
+    """Nobody had a host gone on with by hand: then what was patched is reported so."""
+    if case.report.hosts_omitted:
+        return
+    good = {
+        host
+        for host in case.lines
+        if case.state_of(host) in (HostState.PATCHED, HostState.UNCHANGED)
+    }
+    patched = [host for host in good if case.is_patched(host)]
+    counted = case.report.counts[HostState.PATCHED]
+    if len(patched) > counted:
+        last = max((case.lines[host][-1] for host in patched), key=lambda line: line.number)
+        names = ", ".join(sorted(patched))
+        yield f"S9 {names} {at(last)}: really patched, and {counted} hosts are PATCHED"
 
 
 # S10, S13

@@ -36,8 +36,8 @@ class Effect:
         step: Which step.
         attempt: Which attempt of it.
         key: The step's idempotency key.
-        when: The same moment by the Temporal server's clock, which time skipping moves. None outside of an
-            activity.
+        when: The moment by the Temporal server's clock, which time skipping moves: when it scheduled an attempt
+            that began, about when the attempt ended. None outside of an activity.
         faults: Names of the faults that spoil this attempt.
         then: The host as it was after this line. None for what is about a cluster.
     """

@@ -8,7 +8,6 @@ import json
 import secrets
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime
 from typing import Any, Literal, Protocol, final
 from urllib.parse import urlsplit
 
@@ -19,7 +18,7 @@ from ..exceptions import HostUnreachable, InvalidRequest, OutcomeUnknown
 from ..models import FleetHealth, FleetQuery, HostList, HostQuery, HostTask, Notice, StepResult
 from ..models._wire import from_json, to_json
 from ._activities import Opened, SimulatedSteps
-from ._attempts import scheduled
+from ._attempts import server_time
 from ._hosts import SimulatedHost
 from ._log import Effect, FleetTruth
 
@@ -178,8 +177,8 @@ class ServedFleet(SimulatedSteps):
         await self._call("listed", cluster=cluster, names=names)
 
     async def _call(self, call: str, **given: Any) -> Any:
-        when = scheduled()
-        given["when"] = None if when is None else when.isoformat()
+        when = server_time()
+        given["when"] = None if when is None else to_json(when)
         reader, writer = await asyncio.open_connection(self._host, self._port, limit=LONGEST)
         try:
             asked = {"key": self._key, "call": call, "given": given}
@@ -200,12 +199,6 @@ class ServedFleet(SimulatedSteps):
         if "error" in answer:
             raise _read(answer["error"])
         return answer["answer"]
-
-
-def moment(given: Mapping[str, Any]) -> datetime | None:
-    """When the caller's attempt was scheduled."""
-    when = given.get("when")
-    return None if when is None else datetime.fromisoformat(when)
 
 
 class _Recorded(FleetTruth):
