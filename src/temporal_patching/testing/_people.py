@@ -45,7 +45,14 @@ class Approve:
 @final
 @attrs.frozen(kw_only=True)
 class Reject:
-    """Somebody rejects a gate, when it asks. Attributes: as ``Approve``."""
+    """Somebody rejects a gate, when it asks. That ends the rollout, whatever the quorum.
+
+    Attributes:
+        by: Who.
+        gate: Which gate, as in ``Approve``. Default ``"start"``.
+        after: How long after the gate has begun to ask. Default: at once.
+        reason: Why, for the record.
+    """
 
     by: str
     gate: str = "start"
