@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 
 try:
     import pytest
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "temporal_patching.testing.pytest_plugin needs pytest: pip install 'temporal-patching[testing]'"
-    ) from error
+    ) from _error
 
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
