@@ -46,7 +46,7 @@ class Coverage:
     """
 
     def __init__(self) -> None:
-        self.rollouts = 0
+        self.rollouts: int = 0
         """How many it was fed."""
         self.seen: Counter[str] = Counter()
         """How often what was seen: ``"FailAt"``, ``"HostState.PATCHED"``, ``"Outcome.STOPPED"``, a sight."""

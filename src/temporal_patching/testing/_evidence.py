@@ -169,7 +169,7 @@ def _read_cluster(history: WorkflowHistory, given: Mapping[str, Any], found: Evi
         elif event.HasField("start_child_workflow_execution_initiated_event_attributes"):
             started = event.start_child_workflow_execution_initiated_event_attributes
             open_.add(event.event_id)
-            task = _task_start(events, started.workflow_task_completed_event_id)
+            task = _task_start(events, event.event_id, started.workflow_task_completed_event_id)
             known = [orders for at, orders in heard if at < task]
             asked: Mapping[str, Any] = next(_values(started.input.payloads))
             found.starts.append(
@@ -201,10 +201,20 @@ def _read_host(history: WorkflowHistory, found: Evidence) -> None:
     ]
 
 
-def _task_start(events: Mapping[int, HistoryEvent], completed: int) -> int:
-    """What had come before this was known to the workflow task that ended there."""
+def _task_start(events: Mapping[int, HistoryEvent], command: int, completed: int) -> int:
+    """What had come before this was known to the workflow task that gave the command and ended there."""
     done = events[completed].workflow_task_completed_event_attributes
-    return done.started_event_id
+    if done.started_event_id:
+        return done.started_event_id
+    # The time-skipping server leaves this id out, and has an older one there: their order tells it.
+    ended = _last(events, "workflow_task_completed_event_attributes", before=command)
+    return _last(events, "workflow_task_started_event_attributes", before=ended)
+
+
+def _last(events: Mapping[int, HistoryEvent], what: str, *, before: int) -> int:
+    return max(
+        id for id, event in events.items() if id < before and event.WhichOneof("attributes") == what
+    )
 
 
 def _initiated(event: HistoryEvent) -> int:
