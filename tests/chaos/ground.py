@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from temporalio.client import Client
-from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from temporal_patching.client import Rollout
-from temporal_patching.exceptions import NotAnswered, RolloutFailed
+from temporal_patching.exceptions import NotAnswered, RolloutExists, RolloutFailed
 from temporal_patching.models import PatchRequest, RolloutReport
 from temporal_patching.policy import FailureBudget, RolloutPolicy
 from tests.chaos.truth import Truth
@@ -169,23 +168,27 @@ class Ground:
                 return await Rollout.start(
                     self.client, ChaosFleet, request, id=id, task_queue=self.task_queue
                 )
-            except WorkflowAlreadyStartedError:
-                return Rollout.get(self.client, id, ChaosFleet)
+            except RolloutExists:  # by the call whose answer was lost
+                return self.rollout(id)
 
         return await self.insisting(once)
+
+    def rollout(self, id: str) -> Rollout[ChaosFleet]:
+        """That rollout, by a client of the server that is there now."""
+        return Rollout.get(self.client, id, ChaosFleet)
 
     async def report(self, id: str) -> RolloutReport:
         """How it ended, whatever the outcome."""
 
         async def once() -> RolloutReport:
             try:
-                return await Rollout.get(self.client, id, ChaosFleet).result()
+                return await self.rollout(id).result()
             except RolloutFailed as failed:
                 return failed.report
 
         return await self.insisting(once)
 
-    async def insisting(self, ask: Callable[[], Any], seconds: float = 90) -> Any:
+    async def insisting(self, ask: Callable[[], Awaitable[T]], seconds: float = 90) -> T:
         """Asks until it is answered: the server may be dead, or no worker there to answer."""
         deadline = time.monotonic() + seconds
         while True:
@@ -219,14 +222,14 @@ async def ground(
 ) -> AsyncIterator[Ground]:
     """A server with these hosts, and no worker yet; all ends with the block."""
     server = Server(folder)
-    here = None
+    workers: list[WorkerProcess] = []
     try:
         client = await server.start()
-        here = Ground(folder, server, client, Truth(folder / "hosts"))
+        here = Ground(folder, server, client, Truth(folder / "hosts"), workers=workers)
         here.order(hosts={name: list(some) for name, some in hosts.items()}, **orders)
         yield here
     finally:
-        for worker in here.workers if here else []:
+        for worker in workers:
             await worker.kill()
         server.kill()
 

@@ -80,27 +80,35 @@ async def wrong_in_histories(
     client: Client,
     replayer: Replayer,
     *,
+    ids: Collection[str] | None = None,
     may: Collection[str] = KILLED,
-    unreplayed: Collection[str] = (),
 ) -> list[str]:
-    """What is wrong with the histories: tasks that failed, runs that hang, replays that go another way."""
+    """What is wrong with histories: tasks that failed, runs that hang, replays that go another way.
+
+    Args:
+        client: Of the server that has them.
+        replayer: Of the code that has written them.
+        ids: Of which workflows; the latest run of each. Default: all runs of all.
+        may: How a problem may begin that is none.
+    """
     found: list[str] = []
-    async for each in client.list_workflows():
-        name = f"{each.id} {each.run_id}"
-        if each.status is WorkflowExecutionStatus.RUNNING:
-            found.append(f"{name} still runs")
+    if ids is None:
+        listed = [(each.id, each.run_id) async for each in client.list_workflows()]
+    else:
+        listed = [(id, "") for id in ids]
+    for id, run_id in listed:
+        handle = client.get_workflow_handle(id, run_id=run_id or None)
+        if (await handle.describe()).status is WorkflowExecutionStatus.RUNNING:
+            found.append(f"{id} still runs")
             continue
-        handle = client.get_workflow_handle(each.id, run_id=each.run_id)
         history = await handle.fetch_history()
         for event in history.events:
             problem = task_problem(event)
             if problem is not None and not problem.startswith(tuple(may)):
-                found.append(f"{name}, event {event.event_id}: {problem}")
-        if each.id in unreplayed:
-            continue
+                found.append(f"{id}, event {event.event_id}: {problem}")
         answer = await replayer.replay_workflow(history, raise_on_replay_failure=False)
         if answer.replay_failure is not None:
-            found.append(f"{name} does not replay: {answer.replay_failure}")
+            found.append(f"{id} does not replay: {answer.replay_failure}")
     return found
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from temporal_patching.models import HostTask
 from temporal_patching.policy import DEFAULT_STEPS
@@ -175,7 +175,7 @@ class Truth:
             os.close(descriptor)
 
     @contextmanager
-    def _fence(self, host: str) -> Iterator[dict[str, object]]:
+    def _fence(self, host: str) -> Iterator[dict[str, Any]]:
         """The fence's holder, to be read and changed by nobody else meanwhile."""
         with open(self.folder / f"{host}.fence", "a+", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

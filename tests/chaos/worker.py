@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import os
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ UNITS = 5
 class Orders:
     """What a test wants of the hosts, in a file that it may change while they are worked on.
 
-    ``hosts``: names, by cluster. ``pace``: seconds that a unit of work takes. ``hold``: triples of host, step and
-    place (``before`` or ``after`` its effect) at which each attempt waits. ``refuse``: the step at which a host
-    fails, by host. ``output``: how many characters each step says.
+    ``hosts``: names, by cluster. ``pace``: seconds that a unit of work takes, also of the one that goes on now.
+    ``hold``: triples of host, step and place (``before`` or ``after`` its effect) at which each attempt waits.
+    ``refuse``: the step at which a host fails, by host. ``output``: how many characters each step says.
     """
 
     def __init__(self, file: Path) -> None:
@@ -40,10 +41,16 @@ class Orders:
         given: Mapping[str, Any] = json.loads(self._file.read_text(encoding="utf-8"))
         return given
 
+    async def work(self, share: float = 1) -> None:
+        """A unit of work, or a part of one."""
+        began = time.monotonic()
+        while (left := began + share * self.now["pace"] - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 0.1))
+
     async def pass_gate(self, task: HostTask, place: str) -> None:
         """Waits as long as this place is held."""
         while [task.host, task.step, place] in self.now["hold"]:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
 
 
 class FileHosts(PatchActivities):
@@ -68,11 +75,11 @@ class FileHosts(PatchActivities):
             if task.step == "perform_update":
                 async with Checkpoint(int, default=0) as checkpoint:
                     for unit in range(checkpoint.value, UNITS):
-                        await asyncio.sleep(orders["pace"])
+                        await self._orders.work()
                         self._truth.act(began, "unit", unit)
                         checkpoint.save(unit + 1)
             else:
-                await asyncio.sleep(orders["pace"] / 2)
+                await self._orders.work(0.5)
             healthy = self._truth.now(task.host).services_running
             if task.step == "check_service_health" and not healthy:
                 self._truth.say(began, "failed")
