@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos.soak import soak, told
+from tests.chaos.soak import Deaths, soak, told
 
 
 async def main() -> int:
@@ -24,7 +24,7 @@ async def main() -> int:
     with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as made:
         folder = asked.folder or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
-        tally = await soak(folder, minutes=asked.minutes, seed=asked.seed)
+        tally = await soak(folder, minutes=asked.minutes, seed=asked.seed, deaths=Deaths())
     print(told(tally, minutes=asked.minutes, seed=asked.seed), flush=True)
     return 1 if tally.problems else 0
 

@@ -24,13 +24,20 @@ from tests.chaos.ground import ALICE, Ground, ask, ground
 from tests.chaos.worker import plugin
 from tests.chaos.workflows import CHAOS_STEPS, HEARTBEAT_TIMEOUT
 
-WORKER_DIES_EVERY = 20.0
-SERVER_DIES_EVERY = 120.0
 RECOVERED_IN = HEARTBEAT_TIMEOUT.total_seconds() + 12
 ENDS_IN = 240.0
 """Seconds until a rollout that has not ended is taken for one that hangs."""
 
 START = {"start": ApprovalPolicy(approvers=[ALICE], timeout=timedelta(hours=1))}
+
+
+@dataclass(frozen=True)
+class Deaths:
+    """How often who dies, and how soon hosts must go on after a worker did. In seconds."""
+
+    worker_every: float = 20.0
+    server_every: float = 120.0
+    recovered_in: float = RECOVERED_IN
 
 
 @dataclass
@@ -102,7 +109,7 @@ def plans(seed: int, number: int) -> Plan:
     )
 
 
-async def soak(folder: Path, *, minutes: float, seed: int) -> Tally:
+async def soak(folder: Path, *, minutes: float, seed: int, deaths: Deaths) -> Tally:
     """Runs that long, then lets the last rollout end without any more deaths."""
     tally = Tally()
     async with ground(folder, {}, pace=0.15) as here:
@@ -110,8 +117,8 @@ async def soak(folder: Path, *, minutes: float, seed: int) -> Tally:
             await here.worker()
         ends = time.monotonic() + minutes * 60
         killing = [
-            asyncio.create_task(_kill_workers(here, tally, seed, ends)),
-            asyncio.create_task(_kill_servers(here, tally, seed, ends)),
+            asyncio.create_task(_kill_workers(here, tally, deaths, seed, ends)),
+            asyncio.create_task(_kill_servers(here, tally, deaths, seed, ends)),
         ]
         number = 0
         try:
@@ -119,7 +126,7 @@ async def soak(folder: Path, *, minutes: float, seed: int) -> Tally:
                 plan = plans(seed, number)
                 number += 1
                 try:
-                    await asyncio.wait_for(_one(here, tally, plan), ENDS_IN)
+                    await asyncio.wait_for(_one(here, tally, deaths, plan), ENDS_IN)
                 except asyncio.TimeoutError:
                     tally.problems.append(f"{plan.id}: has not ended after {ENDS_IN:.0f} s")
                     break
@@ -135,7 +142,7 @@ async def soak(folder: Path, *, minutes: float, seed: int) -> Tally:
     return tally
 
 
-async def _one(here: Ground, tally: Tally, plan: Plan) -> None:
+async def _one(here: Ground, tally: Tally, deaths: Deaths, plan: Plan) -> None:
     """One rollout from its start to its end, and what must hold of it."""
     here.order(hosts=plan.hosts, refuse=plan.refuse)
     hosts = [host for some in plan.hosts.values() for host in some]
@@ -166,7 +173,7 @@ async def _one(here: Ground, tally: Tally, plan: Plan) -> None:
             tally.problems += [
                 f"{plan.id}: {host} went on {seconds:.1f} s after the death of a worker"
                 for host, seconds in took.items()
-                if seconds > RECOVERED_IN
+                if seconds > deaths.recovered_in
             ]
     for died, back in tally.server_died:
         if began < died < ended:
@@ -215,10 +222,10 @@ async def _steer(here: Ground, tally: Tally, plan: Plan) -> None:
         await insist("resume")
 
 
-async def _kill_workers(here: Ground, tally: Tally, seed: int, ends: float) -> None:
+async def _kill_workers(here: Ground, tally: Tally, deaths: Deaths, seed: int, ends: float) -> None:
     chance = random.Random(f"{seed}/workers")
     while True:
-        await asyncio.sleep(WORKER_DIES_EVERY * chance.uniform(0.8, 1.2))
+        await asyncio.sleep(deaths.worker_every * chance.uniform(0.8, 1.2))
         if time.monotonic() > ends:
             return
         victim = here.workers.pop(chance.randrange(len(here.workers)))
@@ -231,10 +238,10 @@ async def _kill_workers(here: Ground, tally: Tally, seed: int, ends: float) -> N
                 here.workers.pop()
 
 
-async def _kill_servers(here: Ground, tally: Tally, seed: int, ends: float) -> None:
+async def _kill_servers(here: Ground, tally: Tally, deaths: Deaths, seed: int, ends: float) -> None:
     chance = random.Random(f"{seed}/servers")
     while True:
-        await asyncio.sleep(SERVER_DIES_EVERY * chance.uniform(0.8, 1.2))
+        await asyncio.sleep(deaths.server_every * chance.uniform(0.8, 1.2))
         if time.monotonic() > ends:
             return
         died = time.time()

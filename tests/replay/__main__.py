@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from temporalio.client import Client, WorkflowHistory
 
 from tests.chaos.ground import Server
 from tests.replay.cases import CASES, Case, played
-from tests.replay.kept import HISTORIES, UNRELEASED, as_text, run_lengths
+from tests.replay.kept import HISTORIES, UNRELEASED, as_text, packed, run_lengths
 from tests.rollouts import children_of, continuation_of, history_of, site
 
 
@@ -24,7 +25,8 @@ async def recorded(client: Client, name: str, case: Case) -> dict[str, WorkflowH
     """Plays a case; answers the histories of all its runs."""
     fleet = case.fleet()
     with run_lengths(case.lengths):
-        async with site(client, fleet, [case.workflow], identity="worker") as here:
+        hosts = fleet.implementing(*case.steps, notify=True)
+        async with site(client, hosts, [case.workflow], identity="worker") as here:
             rollout = await here.start(case.request, case.workflow, id=name)
             report = await played(case, rollout, fleet)
     assert report.outcome is case.outcome, report
@@ -42,9 +44,11 @@ async def recorded(client: Client, name: str, case: Case) -> dict[str, WorkflowH
 
 async def record(release: str) -> None:
     """Records every case."""
+    # Steps that fail on purpose are logged with their traces.
+    logging.getLogger("temporalio.activity").setLevel(logging.CRITICAL)
     folder = HISTORIES / release
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.json"):
+    for old in folder.glob("*.json.gz"):
         old.unlink()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as made:
         server = Server(Path(made))
@@ -52,8 +56,8 @@ async def record(release: str) -> None:
             client = await server.start()
             for name, case in CASES.items():
                 histories = await recorded(client, name, case)
-                file = folder / f"{name}.json"
-                file.write_text(as_text(histories), encoding="utf-8")
+                file = folder / f"{name}.json.gz"
+                file.write_bytes(packed(as_text(histories)))
                 print(f"{file.name}: {len(histories)} runs, {file.stat().st_size // 1000} kB")
         finally:
             server.kill()

@@ -10,7 +10,13 @@ from typing import Any
 
 from temporal_patching.client import Rollout
 from temporal_patching.models import Outcome, PatchRequest, RolloutReport
-from temporal_patching.policy import ApprovalPolicy, FailureBudget, RolloutPolicy, Soak
+from temporal_patching.policy import (
+    DEFAULT_STEPS,
+    ApprovalPolicy,
+    FailureBudget,
+    RolloutPolicy,
+    Soak,
+)
 from temporal_patching.testing import (
     DoneButLost,
     NeedsReboot,
@@ -23,6 +29,7 @@ from tests.workflows import QuickFleet
 
 GATE = ApprovalPolicy(approvers=[ALICE, BOB], timeout=timedelta(hours=1))
 TOLERANT = FailureBudget(max_failures="100%", stop_on_failed_wave=False)
+HEALTH = ("check_service_health", "clear_maintenance_mode")
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,8 @@ class Case:
     outcome: Outcome
     steer: Callable[[Rollout[Any], SimulatedFleet], Awaitable[object]] | None = None
     workflow: type[Any] = QuickFleet
+    steps: tuple[str, ...] = ("set_maintenance_mode", "perform_update", *HEALTH)
+    """Which steps its activities have. Default: few, so that the histories are short."""
     lengths: Mapping[str, int] = field(default_factory=dict)
     """Constants of `workflow/_length.py` that make its runs short; the replay needs the same."""
 
@@ -51,15 +60,15 @@ async def _pauses(rollout: Rollout[Any], fleet: SimulatedFleet) -> None:
     fleet.release("perform_update", "eu-2")
     await pausing
     await rollout.set_limits(by=ALICE, max_parallel=2)
-    await rollout.skip("eu-3", by=ALICE, reason="not today")
+    await rollout.skip(by=ALICE, host="eu-3", reason="not today")
     await rollout.resume(by=ALICE)
 
 
 async def _aborts(rollout: Rollout[Any], fleet: SimulatedFleet) -> None:
-    fleet.hold("stop_services", "eu-1")
-    await fleet.reached("stop_services", "eu-1")
+    fleet.hold("set_maintenance_mode", "eu-1")
+    await fleet.reached("set_maintenance_mode", "eu-1")
     aborting = asyncio.create_task(rollout.abort(by=ALICE, reason="wrong day"))
-    fleet.release("stop_services", "eu-1")
+    fleet.release("set_maintenance_mode", "eu-1")
     await aborting
 
 
@@ -76,20 +85,21 @@ CASES: Mapping[str, Case] = {
         fleet=lambda: SimulatedFleet({"eu": 2}, faults={"eu-1": NeedsReboot()}),
         request=ask("eu", policy=RolloutPolicy(pilot_hosts=1, reboot="if_needed")),
         outcome=Outcome.PATCHED,
+        steps=DEFAULT_STEPS.names,
     ),
     "two-clusters-of-which-one-stops": Case(
         fleet=lambda: SimulatedFleet(
             {"eu": 2, "us": 1}, faults={"eu-1": RefuseAt("check_service_health")}
         ),
         request=ask("eu", "us", policy=RolloutPolicy(pilot_hosts=0, rings=[["us"], ["eu"]])),
-        outcome=Outcome.PARTIAL,
+        outcome=Outcome.STOPPED,
     ),
     "retries": Case(
         fleet=lambda: SimulatedFleet(
             {"eu": 2},
             faults={
                 "eu-1": DoneButLost("perform_update"),
-                "eu-2": Unreachable("stop_services", times=3),
+                "eu-2": Unreachable("set_maintenance_mode", times=3),
             },
         ),
         request=ask(
@@ -104,7 +114,7 @@ CASES: Mapping[str, Case] = {
             "eu",
             policy=RolloutPolicy(
                 pilot_hosts=1,
-                soak=Soak(duration=timedelta(seconds=1), check_every=timedelta(milliseconds=500)),
+                soak=Soak(duration=timedelta(seconds=1)),
             ),
             approvals={"start": GATE, "promote": GATE},
         ),
@@ -127,7 +137,12 @@ CASES: Mapping[str, Case] = {
         fleet=lambda: SimulatedFleet(
             {"eu": 1}, faults={"eu-1": RefuseAt("perform_update", times=1)}
         ),
-        request=ask("eu", policy=RolloutPolicy(pilot_hosts=0, on_host_failure="park")),
+        request=ask(
+            "eu",
+            policy=RolloutPolicy(
+                pilot_hosts=0, on_host_failure="park", failure_budget=TOLERANT, max_out_of_service=2
+            ),
+        ),
         outcome=Outcome.PATCHED,
         steer=_repairs,
     ),

@@ -1,7 +1,8 @@
-"""Histories as they are kept: in a file a case, an event a line, with nothing in them of the machine."""
+"""Histories as they are kept: a packed file a case, an event a line, with nothing in them of the machine."""
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,9 +36,19 @@ def as_text(histories: Mapping[str, WorkflowHistory]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
+def packed(text: str) -> bytes:
+    """A file's content: the same text makes the same bytes."""
+    return gzip.compress(text.encode(), mtime=0)
+
+
+def unpacked(file: Path) -> str:
+    """A file's text. In a shell: ``zcat``."""
+    return gzip.decompress(file.read_bytes()).decode()
+
+
 def from_file(file: Path) -> Mapping[str, WorkflowHistory]:
     """What a file has, by workflow id and run number."""
-    found = json.loads(file.read_text(encoding="utf-8"))
+    found = json.loads(unpacked(file))
     return {
         name: WorkflowHistory.from_json(name.split(" ")[0], {"events": events})
         for name, events in found.items()
