@@ -239,4 +239,4 @@ async def until(condition: Callable[[], bool], timeout: timedelta = timedelta(se
     deadline = time.monotonic() + timeout.total_seconds()
     while not condition():
         assert time.monotonic() < deadline, f"it did not happen in {timeout}"
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)

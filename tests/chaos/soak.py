@@ -178,7 +178,7 @@ async def _one(here: Ground, tally: Tally, deaths: Deaths, plan: Plan) -> None:
     for died, back in tally.server_died:
         if began < died < ended:
             took = judge.recoveries(here.truth, plan.id, died, hosts=hosts)
-            tally.after_server += [seconds - (back - died) for seconds in took.values()]
+            tally.after_server += [max(0.0, seconds - (back - died)) for seconds in took.values()]
 
 
 def _server_was_down(tally: Tally, at: float) -> bool:
