@@ -277,8 +277,8 @@ def told(tally: Tally, *, minutes: float, seed: int) -> str:
     """What a soak has to tell."""
     return "\n".join(
         [
-            f"{minutes:g} minutes, seed {seed}: {sum(tally.rollouts.values()):,} rollouts "
-            f"({_counts(tally.rollouts)})",
+            f"{minutes:g} minutes, seed {seed}",
+            f"rollouts: {sum(tally.rollouts.values()):,} ({_counts(tally.rollouts)})",
             f"hosts: {sum(tally.hosts.values()):,} ({_counts(tally.hosts)})",
             f"steps begun: {tally.steps:,}, of these again: {tally.again:,}",
             f"verbs and votes: {_counts(tally.verbs)}",
