@@ -11,11 +11,11 @@ from tests.chaos.soak import Deaths, plans, soak, told
 
 @pytest.mark.timeout(400)
 async def test_a_short_soak(tmp_path: Path) -> None:
-    """Half a minute of rollouts whose workers and server die, at a few moments: nothing is lost."""
+    """Less than half a minute of rollouts whose workers and server die, at a few moments: nothing is lost."""
     # How soon hosts go on is judged where nothing else runs on the machine.
-    deaths = Deaths(worker_every=6, server_every=17, recovered_in=120)
-    tally = await soak(tmp_path, minutes=0.5, seed=1, deaths=deaths)
-    said = told(tally, minutes=0.5, seed=1)
+    deaths = Deaths(worker_every=5, server_every=11, recovered_in=120)
+    tally = await soak(tmp_path, minutes=0.35, seed=1, deaths=deaths)
+    said = told(tally, minutes=0.35, seed=1)
     print(said)
     assert not tally.problems, said
     assert tally.worker_died
