@@ -138,7 +138,7 @@ async def soak(folder: Path, *, minutes: float, seed: int, deaths: Deaths) -> Ta
                 each.cancel()
                 with suppress(asyncio.CancelledError):
                     await each
-    _look_back(tally)
+    _look_back(tally, long=minutes >= 2)
     return tally
 
 
@@ -251,11 +251,11 @@ async def _kill_servers(here: Ground, tally: Tally, deaths: Deaths, seed: int, e
         tally.server_died.append((died, time.time()))
 
 
-def _look_back(tally: Tally) -> None:
-    """A soak in which nothing happened shows nothing."""
-    if not tally.after_worker:
+def _look_back(tally: Tally, *, long: bool) -> None:
+    """A soak in which nothing happened shows nothing. A short one may miss some."""
+    if long and not tally.after_worker:
         tally.problems.append("no worker died while a host was in flight")
-    if not tally.again:
+    if long and not tally.again:
         tally.problems.append("no step was ever tried again")
     if not tally.hosts[HostState.PATCHED.value]:
         tally.problems.append("no host was ever patched")
