@@ -34,6 +34,13 @@ hypothesis.settings.register_profile("suite", deadline=None, print_blob=True)
 hypothesis.settings.register_profile(
     "nightly", hypothesis.settings.get_profile("suite"), max_examples=2000
 )
+hypothesis.settings.register_profile(  # for a suite that runs once for each mutant
+    "few",
+    hypothesis.settings.get_profile("suite"),
+    max_examples=15,
+    derandomize=True,
+    database=None,
+)
 hypothesis.settings.load_profile("suite")
 
 

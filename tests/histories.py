@@ -216,6 +216,10 @@ def task_problem(event: HistoryEvent) -> str | None:
         return f"WORKFLOW_TASK_FAILED ({cause}): {failed.failure.message or 'no message'}"
     if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT:
         timed_out = event.workflow_task_timed_out_event_attributes
+        # Nobody fetched it from the queue of the worker that had the workflow last, so the server offers it
+        # to all. That is a machine that stood still for ten seconds; nothing of a workflow was run.
+        if timed_out.timeout_type == TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START:
+            return None
         return f"WORKFLOW_TASK_TIMED_OUT ({TimeoutType.Name(timed_out.timeout_type)})"
     return None
 

@@ -25,8 +25,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer, Worker
 
-from temporal_patching import client as operator
-from temporal_patching.client import Approvals
+from temporal_patching.client import Approvals, _asking
 from temporal_patching.exceptions import InvalidRequest, NotAnswered, Refused, RolloutNotFound
 from temporal_patching.models import ApprovalReport, GateReport, Vote
 from temporal_patching.worker import PatchingPlugin
@@ -713,8 +712,8 @@ async def test_without_a_worker_nobody_answers(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NotAnswered, not a hang: for votes and for the report."""
-    assert operator._PATIENCE.seconds == 10
-    monkeypatch.setattr(operator, "_PATIENCE", timedelta(seconds=1))
+    assert _asking.PATIENCE.seconds == 10
+    monkeypatch.setattr(_asking, "PATIENCE", timedelta(seconds=1))
     here = Desk(client)
     handle = await here.start()
     for asking in (

@@ -689,6 +689,12 @@ async def test_what_has_ended_before_its_end(client: Client, cli: Terminal, eu: 
         for command in ("status", "explain"):
             no = await cli(command, rollout.id)
             no.refused(4, "has ended: it ended without a report: terminated")
+        progress, explanation = await rollout.progress(), await rollout.explain()
+        why = "its workflow has ended (terminated) without a report"
+        assert (progress.phase, progress.waits_for, progress.outcome) == ("ended", "", None)
+        assert (progress.reason, progress.summary) == (why, "ended: 1 not started")
+        assert (explanation.phase, explanation.waits, explanation.next) == ("ended", (), ())
+        assert [each.why for each in explanation.stopped] == [why]
 
 
 async def test_what_was_called_off_waits_for_nothing(

@@ -13,7 +13,8 @@ from temporalio.client import Client, WorkflowQueryFailedError
 from temporalio.worker import Worker, WorkerTuner
 
 from temporal_patching.activity import PatchActivities
-from temporal_patching.client import Approvals, Rollout, _query
+from temporal_patching.client import Approvals, Rollout
+from temporal_patching.client._asking import query
 from temporal_patching.exceptions import (
     InvalidRequest,
     NotAnswered,
@@ -215,10 +216,10 @@ class OnceConfused:
 async def test_a_confused_worker_is_asked_again() -> None:
     """Once: what fails twice is told."""
     once: Any = OnceConfused(1)
-    assert (await _query(once, "progress", CompletedSteps)).steps == ("progress",)
+    assert (await query(once, "progress", CompletedSteps)).steps == ("progress",)
     twice: Any = OnceConfused(2)
     with pytest.raises(NotAnswered, match="TMPRL1100"):
-        await _query(twice, "progress", CompletedSteps)
+        await query(twice, "progress", CompletedSteps)
 
 
 async def test_a_tuner_gets_threads_for_all_that_it_may_allow(client: Client, unique: str) -> None:

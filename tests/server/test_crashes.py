@@ -18,7 +18,7 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from temporal_patching.client import Rollout
-from temporal_patching.models import HostState, Outcome, PatchRequest
+from temporal_patching.models import HostState, Outcome, PatchRequest, RolloutProgress
 from temporal_patching.policy import RolloutPolicy
 from tests.server.crash_worker import HEARTBEAT_TIMEOUT, HOSTS, UNITS, CrashFleet
 from tests.servers import ServerProcess
@@ -108,6 +108,11 @@ async def check(rollout: Rollout[CrashFleet], folder: Path, *, dead_at: float) -
         assert states[-1] == "in", "the host was left out of service"
 
 
+async def seen_last(rollout: Rollout[CrashFleet]) -> RolloutProgress:
+    """What somebody saw last who watched it to its end."""
+    return [progress async for progress in rollout.watch()][-1]
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.provokes_task_failure("the worker is killed")
 async def test_a_killed_worker_loses_no_host(
@@ -152,6 +157,7 @@ async def test_a_killed_server_loses_no_host(
         async with worker_process(f"127.0.0.1:{port}", task_queue, truth):
             rollout = await start(client, workflow_id, task_queue)
             await until(lambda: all(len(units(truth, host)) >= 25 for host in HOSTS))
+            watching = asyncio.create_task(seen_last(rollout))
             process.kill()
             dead_at = time.time()
             # The update ends while nobody is there to be told: its result is lost.
@@ -160,6 +166,7 @@ async def test_a_killed_server_loses_no_host(
             again = Rollout.get(restarted.client, workflow_id, CrashFleet)
             await check(again, truth, dead_at=dead_at)
             assert rollout.id == workflow_id
+            assert (await watching).outcome is Outcome.PATCHED
     finally:
         process.kill()
 

@@ -192,7 +192,11 @@ async def test_it_may_fail_and_be_answered_again(client: Client, eu: str) -> Non
         with pytest.raises(Refused, match="retried"):
             await rollout.restore(bad, by=ALICE)
         await fleet.reached("perform_update", bad)
-        assert (await rollout.progress()).clusters[0].parked == ()
+
+        async def is_gone_on_with() -> bool:
+            return (await rollout.progress()).clusters[0].parked == ()
+
+        await eventually(is_gone_on_with)  # the cluster tells it after it has begun
         with pytest.raises(Refused, match=r"not parked|retried already"):
             await rollout.accept(bad, by=ALICE)
         fleet.release("perform_update", bad)

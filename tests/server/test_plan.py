@@ -14,8 +14,7 @@ from temporalio import workflow
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from temporal_patching import client as operator
-from temporal_patching.client import Rollout
+from temporal_patching.client import Rollout, _asking, _hosts
 from temporal_patching.exceptions import (
     InvalidRequest,
     NotAnswered,
@@ -46,7 +45,7 @@ from temporal_patching.workflow import (
     ClusterPatchWorkflow,
     HostPatchWorkflow,
     SystemPatchWorkflow,
-    _cluster_run,
+    _cluster_shown,
 )
 from tests.rollouts import (
     ALICE,
@@ -195,7 +194,7 @@ async def test_a_plan_without_a_worker(
     client: Client, task_queue: str, workflow_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says so within a bounded time, and the dry run that nobody wants any more is ended."""
-    monkeypatch.setattr(operator, "_PATIENCE", timedelta(seconds=1))
+    monkeypatch.setattr(_asking, "PATIENCE", timedelta(seconds=1))
     planning = Rollout.plan(client, QuickFleet, ask("eu-1"), id=workflow_id, task_queue=task_queue)
     with pytest.raises(NotAnswered, match=r"no worker answered .* was ended: plan again"):
         await asyncio.wait_for(planning, timeout=20)
@@ -207,7 +206,7 @@ async def test_a_plan_of_which_nobody_knows_the_class(
     client: Client, task_queue: str, workflow_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that does not know the class can never answer: what is missing is said."""
-    monkeypatch.setattr(operator, "_PATIENCE", timedelta(seconds=3))
+    monkeypatch.setattr(_asking, "PATIENCE", timedelta(seconds=3))
     async with Worker(
         client, task_queue=task_queue, plugins=[PatchingPlugin(SimulatedFleet({"eu-1": 1}))]
     ):
@@ -223,7 +222,7 @@ async def test_a_long_list_is_waited_for(
     client: Client, eu: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that lists for long answers all the time; who cancels the plan ends the dry run."""
-    monkeypatch.setattr(operator, "_PATIENCE", timedelta(seconds=2))
+    monkeypatch.setattr(_asking, "PATIENCE", timedelta(seconds=2))
     fleet = SimulatedFleet({eu: 2})
     async with site(client, fleet, replays=False) as here:
         for times in (1, 2):
@@ -240,6 +239,11 @@ async def test_a_long_list_is_waited_for(
             await planning
         fleet.release("list_hosts")
         assert await status(client, here.ids[-1]) == "TERMINATED"
+
+        async def is_over() -> bool:
+            return await status(client, f"{here.ids[-1]}/{eu}") not in ("", "RUNNING")
+
+        await eventually(is_over)  # its cluster is told by the server, and needs the worker to end
 
 
 async def test_only_the_hosts_of_the_plan(client: Client, eu: str) -> None:
@@ -474,7 +478,7 @@ async def test_the_rest_after_retention(
     async with site(client, SimulatedFleet({eu: 1})) as here:
         rollout = await here.start(ask(eu))
         await ending(rollout)
-        monkeypatch.setattr(operator, "cluster_workflow_id", lambda id, name: f"{id}/gone-{name}")
+        monkeypatch.setattr(_hosts, "cluster_workflow_id", lambda id, name: f"{id}/gone-{name}")
         with pytest.raises(RolloutNotFound, match=f"cluster '{eu}' of .* retention is over"):
             await Rollout.rest_of(client, rollout.id)
 
@@ -489,7 +493,7 @@ async def test_a_large_cluster_is_read_in_pages(
     client: Client, eu: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More hosts than one page: each is there, once, in order; and a request that is too large is refused."""
-    monkeypatch.setattr(_cluster_run, "PAGE", 1_000)
+    monkeypatch.setattr(_cluster_shown, "PAGE", 1_000)
     names = [f"{eu}-{n}" for n in range(4_400)]
     fleet = SimulatedFleet({eu: names}, page_size=1_000)
     async with site(client, fleet) as here:

@@ -29,7 +29,7 @@ from temporal_patching.policy import (
     Soak,
 )
 from temporal_patching.testing import RefuseAt, SimulatedFleet, Unreachable
-from temporal_patching.workflow import _cluster_run, _length
+from temporal_patching.workflow import _cluster_run, _length, _listing
 from tests import noted
 from tests.rollouts import ALICE, BOB, Site, ask, ending, eventually, history_of, runs_of, site
 from tests.workflows import NotedClusterFleet, QuickFleet
@@ -490,7 +490,7 @@ async def test_a_list_that_cannot_be_carried_is_refused(
     client: Client, eu: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before anything is touched, with what to do."""
-    monkeypatch.setattr(_cluster_run, "MAX_LIST", 100)
+    monkeypatch.setattr(_listing, "MAX_LIST", 100)
     fleet = SimulatedFleet({eu: 20})
     async with site(client, fleet) as here:
         report = await here.report(ask(eu))

@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 import pytest
+from temporalio import workflow
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowUpdateStage
 from temporalio.testing import WorkflowEnvironment
@@ -17,11 +18,13 @@ from temporalio.testing import WorkflowEnvironment
 from temporal_patching.client import Rollout
 from temporal_patching.exceptions import InvalidRequest, Refused, RolloutNotFound
 from temporal_patching.models import (
+    Abort,
     FleetHealth,
     HostState,
     Outcome,
     PatchRequest,
     Pause,
+    RolloutReport,
     Skip,
     Steered,
 )
@@ -38,7 +41,26 @@ from temporal_patching.policy import (
     Soak,
 )
 from temporal_patching.testing import FailAt, SimulatedFleet
+from temporal_patching.workflow import SystemPatchWorkflow
 from tests.rollouts import ALICE, BOB, ask, ending, eventually, history_of, reported, site
+
+
+@workflow.defn
+class WaitsFirst(SystemPatchWorkflow):
+    """Its own run waits for a word before it hands over."""
+
+    _goes = False
+
+    @workflow.run
+    async def run(self, request: PatchRequest) -> RolloutReport:
+        await workflow.wait_condition(lambda: self._goes)
+        return await self.rollout(request)
+
+    @workflow.signal
+    def go(self) -> None:
+        """The word."""
+        self._goes = True
+
 
 ONE_BY_ONE = RolloutPolicy(pilot_hosts=0)
 WIDE = RolloutPolicy(pilot_hosts=0, max_parallel="100%")
@@ -170,6 +192,28 @@ async def test_paused_again_means_that_hosts_stand_still_again(client: Client, e
         assert (await ending(rollout)).outcome is Outcome.PATCHED
 
 
+async def test_an_abort_before_it_begins(client: Client, eu: str) -> None:
+    """Legal, too: a run of one's own may wait for hours before it hands over. The same answers the same."""
+    fleet = SimulatedFleet({eu: 2})
+    async with site(client, fleet, workflows=[WaitsFirst]) as here:
+        rollout = await here.start(ask(eu), WaitsFirst)
+        with pytest.raises(Refused, match="not begun"):
+            await rollout.pause(by=ALICE)
+        order = Abort(by=ALICE, reason="not today", operation="the same")
+        answers = [
+            await rollout.handle.execute_update("abort", order, id=id, result_type=Steered)
+            for id in ("first", "second")
+        ]
+        assert (await rollout.abort(by=BOB, now=True)).message == answers[0].message
+        await rollout.handle.signal(WaitsFirst.go)
+        report = await ending(rollout)
+        audit = await rollout.audit()
+    assert answers[0] == answers[1]
+    assert report.outcome is Outcome.ABORTED
+    assert fleet.started == ()
+    assert [each.by for each in audit.records if each.what.startswith("abort")] == [ALICE, BOB]
+
+
 async def test_limits_go_back_to_what_was_asked_for(client: Client, eu: str) -> None:
     """Widened and set back to the request's own value: the cluster is told, too."""
     fleet = SimulatedFleet({eu: 8})
@@ -185,6 +229,48 @@ async def test_limits_go_back_to_what_was_asked_for(client: Client, eu: str) -> 
         assert (await ending(rollout)).counts[HostState.PATCHED] == 7
     later = [each.host for each in fleet.log if each.host in fleet.started[3:]]
     assert len([host for host, _ in itertools.groupby(later)]) == 4, "one after the other again"
+
+
+async def test_a_lower_total_holds_over_all_clusters(client: Client, eu: str, us: str) -> None:
+    """What one cluster gives back is not used by the other while the first has too many in flight."""
+    policy = RolloutPolicy(
+        pilot_hosts=0, max_parallel=2, max_parallel_total=4, max_out_of_service="100%"
+    )
+    fleet = SimulatedFleet({eu: 4, us: 4})
+    first = [f"{eu}-1", f"{eu}-2", f"{us}-1", f"{us}-2"]
+    for host in first:
+        fleet.hold("perform_update", host)
+    async with site(client, fleet) as here:
+        rollout = await here.start(ask(eu, us, policy=policy))
+        for host in first:
+            await fleet.reached("perform_update", host)
+        await rollout.set_limits(by=ALICE, max_parallel_total=2)
+        for host in first[2:]:
+            fleet.release("perform_update", host)
+
+        async def us_is_idle() -> bool:
+            return (await rollout.progress()).clusters[1].counts.get(HostState.PATCHED) == 2
+
+        await fleet.until(lambda: all(fleet.host(host).serves for host in first[2:]))
+        await rollout.skip(by=ALICE, host=f"{us}-4")  # answers when the cluster has taken up all
+        await eventually(us_is_idle)
+        assert sorted(fleet.started) == first
+        before = len(fleet.log)
+        for host in first[:2]:
+            fleet.release("perform_update", host)
+        report = await ending(rollout)
+    assert report.counts[HostState.PATCHED] == 7
+    later = {each.host for each in fleet.log[before:]} - {*first}
+    assert later == {f"{eu}-3", f"{eu}-4", f"{us}-3"}
+    flying, most = {*first[:2]}, 0
+    for each in fleet.log[before:]:
+        if each.host in first[2:] or each.step == "list_hosts":
+            continue
+        flying.add(each.host)
+        most = max(most, len(flying))
+        if (each.step, each.what) == ("clear_maintenance_mode", "done"):
+            flying.discard(each.host)
+    assert most == 2, "never more than the new total from then on, and both were used"
 
 
 async def test_one_cluster_can_be_paused(client: Client, eu: str) -> None:

@@ -130,7 +130,11 @@ class Run:
 
 def play(seed: int) -> Run:
     """A run by chance: the same for the same seed."""
-    given = scenario.scenario(seed)
+    return play_scenario(scenario.scenario(seed))
+
+
+def play_scenario(given: Scenario) -> Run:
+    """A run by chance of what is given."""
     chance = _Chance(given)
 
     def next_action(world: World) -> Action | None:
@@ -156,7 +160,7 @@ def _run(given: Scenario, next_action: Callable[[World], Action | None]) -> Run:
                 break
             actions.append(action)
             world.apply(action)
-        _mend(world)
+        mend(world)
         world.watch.rollout_over()
     except Broken as broken:
         run.failure = Failure(broken.invariant, str(broken), given, actions)
@@ -283,7 +287,7 @@ def _plain(of: FailureBudget) -> dict[str, Any]:
 # Everything is mended
 
 
-def _mend(world: World) -> None:
+def mend(world: World) -> None:
     """No more faults, windows open, people there: it has to end, within a bound.
 
     Nothing is left to chance here, so a failing run is its scenario and its list of actions, no more.

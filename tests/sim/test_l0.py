@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from random import Random
 
@@ -82,6 +83,17 @@ def test_a_failure_becomes_smaller_and_is_kept(
     assert again.invariant == invariant
     monkeypatch.undo()
     assert play.replay(given, actions).failure is None
+
+
+@pytest.mark.parametrize("name", planted.BUGS)
+def test_a_planted_bug_is_a_change_of_this_source(name: str, tmp_path: Path) -> None:
+    """Each text that it changes is there, once: the table follows the code."""
+    source = planted.ROOT / "src" / "temporal_patching" / planted.BUGS[name].file
+    copy = tmp_path / source.name
+    shutil.copy(source, copy)
+    planted._plant(copy, planted.BUGS[name])
+    assert copy.read_text() != source.read_text()
+    compile(copy.read_text(), str(copy), "exec")
 
 
 @pytest.mark.timeout(300)

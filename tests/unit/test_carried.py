@@ -19,6 +19,8 @@ from temporal_patching.models._orders import ClusterOrders, ClusterRequest, Reso
 from temporal_patching.models._wire import from_json, to_json
 from temporal_patching.policy import DEFAULT_STEPS, RolloutPolicy
 from temporal_patching.policy._cluster import HostEnded, Ordered, SlotsGranted, decide
+from temporal_patching.workflow import _cluster_run
+from temporal_patching.workflow._cluster_report import KeptReports
 from temporal_patching.workflow._cluster_run import MAX_CARRIED, ClusterRun
 from tests import strategies
 
@@ -41,11 +43,12 @@ async def frozen(hosts: Iterable[Host], request: ClusterRequest | None = None) -
     """A cluster that has frozen this list."""
     run = ClusterRun(request or asked())
 
-    async def listed() -> list[Host]:
+    async def listed(_: ClusterRequest) -> list[Host]:
         return list(hosts)
 
-    run._list = listed  # type: ignore[method-assign]
-    await run.freeze(lambda some: some)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_cluster_run, "list_hosts", listed)
+        await run.freeze(lambda some: some)
     return run
 
 
@@ -94,10 +97,10 @@ async def test_the_next_run_knows_the_same() -> None:
     result = HostResult(
         cluster="eu-1", host="h-0", state=HostState.FAILED, reason="no disk", left_out="held"
     )
-    run._keep(0, result)
+    run._reports.keep_result(0, "h-0", result)
     run._done("h-0 FAILED")
     run._too_late["h-0"] = None
-    run._obeyed, run._sequence = 3, 7
+    run._obeyed, run._news.sequence = 3, 7
     again = taken_over(run, orders)
     assert again._state == run._state
     assert again._state.plan.max_parallel == 5
@@ -124,8 +127,9 @@ async def test_fifty_thousand_hosts_fit_into_a_payload() -> None:
     for index in range(300):
         state = HostState.FAILED if index % 2 else HostState.CANCELLED
         left_out = long if index % 3 else None
-        run._keep(
+        run._reports.keep_result(
             index,
+            hosts[index].name,
             HostResult(cluster="eu-1", host="x", state=state, reason=long, left_out=left_out),
         )
     for index in range(2_000):
@@ -191,14 +195,13 @@ def test_a_report_lists_the_same_whatever_is_kept(
     kinds: list[tuple[HostState, bool]], rng: object
 ) -> None:
     """Only what it will list is kept, in whatever order hosts end: held ones, then failures, then the rest."""
-    run = ClusterRun(asked())
-    run._freeze(FrozenHosts(names=tuple(f"h{n}" for n in range(len(kinds)))), "")
+    keeping = KeptReports("eu-1")
     results = list(enumerate(reports(*kinds)))
     order = results[:]
     rng.shuffle(order)  # type: ignore[attr-defined]
     for index, result in order:
-        run._keep(index, result)
-    kept = [run._reports[index] for index in sorted(run._reports)]
+        keeping.keep_result(index, result.host, result)
+    kept = keeping.in_order()
 
     def rank(each: HostReport | HostResult) -> int:
         if each.left_out is not None:

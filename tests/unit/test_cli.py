@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from temporalio.service import RPCError, RPCStatusCode
 
-from temporal_patching.cli import _exits, _show, _show_plan
+from temporal_patching.cli import _exits, _screen, _show, _show_changes, _show_gates, _show_plan
 from temporal_patching.cli._commands import commands, run
 from temporal_patching.cli._connect import Connection
 from temporal_patching.cli._main import BROKEN_PIPE
@@ -182,7 +182,7 @@ SAID: list[tuple[Any, Any, list[str]]] = [
     ),
     (
         PROGRESS,
-        lambda now: _show.changes(None, now),
+        lambda now: _show_changes.changes(None, now),
         [
             "running, 60 in flight",
             "wave 2 37/200",
@@ -227,7 +227,7 @@ SAID: list[tuple[Any, Any, list[str]]] = [
         lambda rest: _show_plan.rest(rest, START),
         ["24 hosts in 2 clusters", "eu-1-9 and 10 more", "--workflow-id NEW-ID"],
     ),
-    (GATES[1], _show.voted, ["gate wave-2/eu-1: open, 0 of 2 votes"]),
+    (GATES[1], _show_gates.voted, ["gate wave-2/eu-1: open, 0 of 2 votes"]),
 ]
 
 
@@ -242,7 +242,7 @@ def test_said_in_80_columns(
     value: Any, said: Any, parts: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each answer fits, whatever the lengths, has no colour, and says what an operator needs."""
-    _show.Screen(as_json=False).show(value, said)
+    _screen.Screen(as_json=False).show(value, said)
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80, printed
     assert re.search(r"[^\n -~…→—]", printed) is None, printed  # nor what would steer a terminal
@@ -256,7 +256,7 @@ def test_json_parses_back(
     value: Any, said: Any, _parts: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """--json is the wire type's own form, in ASCII, and in one line where there are many."""
-    _show.Screen(as_json=True).show(value, said, one_line=True)
+    _screen.Screen(as_json=True).show(value, said, one_line=True)
     printed = capsys.readouterr().out
     assert printed.isascii()
     assert printed.count("\n") == 1
@@ -270,19 +270,19 @@ def test_colour_is_for_those_who_ask(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    _show.Screen(as_json=False).show(REPORT, _show.report)
+    _screen.Screen(as_json=False).show(REPORT, _show.report)
     coloured = capsys.readouterr().out
     assert "\x1b[1;31mSTOPPED" in coloured
     assert "\x1b]0" not in coloured
     monkeypatch.setenv("NO_COLOR", "1")
-    _show.Screen(as_json=False).show(REPORT, _show.report)
+    _screen.Screen(as_json=False).show(REPORT, _show.report)
     assert "\x1b[1;31m" not in capsys.readouterr().out
 
 
 def test_commands_that_are_shown_go_to_the_same_server() -> None:
     """What was said on the command line is said in them, too."""
     options = Connection(address=None, namespace="prod", profile="eu 1", converter=None).options
-    [(_, command)] = _show.needs(PROGRESS, options)
+    [(_, command)] = _show_changes.needs(PROGRESS, options)
     assert command == (
         "temporal-patching approve patch-2026-11 --gate wave-2/eu-1 --namespace prod "
         "--profile 'eu 1' --by YOU"
@@ -291,7 +291,7 @@ def test_commands_that_are_shown_go_to_the_same_server() -> None:
 
 def test_hosts_add_up(capsys: pytest.CaptureFixture[str]) -> None:
     """Who counts the hosts of the status misses none: those in flight and those parked are told, too."""
-    screen = _show.Screen(as_json=False)
+    screen = _screen.Screen(as_json=False)
     parked = ParkedHost(
         host="eu-1-9",
         state=HostState.FAILED,
@@ -317,13 +317,13 @@ def test_hosts_add_up(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_only_what_has_changed_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     """A cluster, a failure or a gate that is as it was is not said again."""
-    screen = _show.Screen(as_json=False)
-    screen.say(_show.changes(PROGRESS, PROGRESS))
+    screen = _screen.Screen(as_json=False)
+    screen.say(_show_changes.changes(PROGRESS, PROGRESS))
     assert capsys.readouterr().out == ""
     first = RolloutProgress(
         rollout="patch-2026-11", gates=GATES[1:], clusters=PROGRESS.clusters[1:]
     )
-    screen.say(_show.changes(first, PROGRESS))
+    screen.say(_show_changes.changes(first, PROGRESS))
     printed = capsys.readouterr().out
     assert "gate start" in printed
     assert "wave-2/eu-1" not in printed
@@ -508,7 +508,7 @@ def test_answers_without_a_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
     """That stdout is closed is no bug of ours: nobody reads."""
     monkeypatch.setattr(sys, "stdout", None)
     with pytest.raises(BrokenPipeError):
-        _show.Screen(as_json=False).show(REPORT, _show.report)
+        _screen.Screen(as_json=False).show(REPORT, _show.report)
 
 
 def test_help_and_page_name_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:

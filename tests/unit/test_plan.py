@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from temporal_patching.client import _LARGEST as LARGEST
+from temporal_patching.client._rollout import _LARGEST as LARGEST
 from temporal_patching.exceptions import InvalidRequest
 from temporal_patching.models import ClusterOutline, HostsPage, PatchRequest, RolloutPlan
 from temporal_patching.models._orders import ClusterRequest, ResolvedProcedure

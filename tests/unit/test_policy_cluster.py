@@ -46,6 +46,7 @@ from temporal_patching.policy._cluster import (
     SoakEnded,
     StartHost,
     StopRequested,
+    Told,
     WavesOpened,
     WindowChanged,
     cluster_state,
@@ -53,6 +54,7 @@ from temporal_patching.policy._cluster import (
     decide,
     drained,
     gives_back,
+    gives_way,
     host_state,
     may_begin,
     needs,
@@ -1160,15 +1162,15 @@ def test_slots_are_given_back_in_few_messages(hosts: int, wide: int, failing: in
         pilot_hosts=0, max_parallel=wide, max_out_of_service=9_999, failure_budget=tolerant()
     )
     state, _ = decide(cluster_state(cluster_plan(policy, hosts)), SlotsGranted(wide))
-    told, messages, ended = needs(state), 0, 0
-    assert told == hosts
+    told, messages, ended = Told.of(state), 0, 0
+    assert told.needs == hosts
     while not state.ended:
         state, _ = decide(state, HostEnded(host=ended, state=BAD if ended < failing else GOOD))
         ended += 1
         assert needs(state) == hosts - ended
         if gives_back(state, told):
-            told, messages = needs(state), messages + 1
-        counted = min(wide, told)
+            told, messages = Told.of(state), messages + 1
+        counted = min(wide, told.needs)
         assert counted - needs(state) < max(counted / 8, 1), "too many idle"
     assert messages <= min(wide, hosts, 48)
 
@@ -1177,15 +1179,42 @@ def test_no_slot_is_given_back_before_the_end() -> None:
     """While there are more hosts than slots each success frees one for the next host: nothing is told."""
     policy = RolloutPolicy(pilot_hosts=0, max_parallel=3)
     run = begin(policy, 9, slots=3)
-    assert not gives_back(run.state, 9)
+    told = Told.of(run.state)
+    assert (told.needs, gives_back(run.state, told)) == (9, False)
     run.tell(HostEnded(host=0, state=GOOD))
-    assert (needs(run.state), gives_back(run.state, 9)) == (8, False)
+    assert (needs(run.state), gives_back(run.state, told)) == (8, False)
     run.tell(StopRequested(reason="enough", cancel=False))
-    assert (needs(run.state), gives_back(run.state, 9)) == (3, False)
+    assert (needs(run.state), gives_back(run.state, told)) == (3, False)
     run.tell(HostEnded(host=1, state=GOOD))
-    assert (needs(run.state), gives_back(run.state, 9)) == (2, True)
+    assert (needs(run.state), gives_back(run.state, told)) == (2, True)
     free = begin(policy, 1)
     assert not gives_back(free.state, None), "without a total nobody counts"
+
+
+def test_a_smaller_grant_is_answered_until_no_more_is_in_flight() -> None:
+    """Others get what it gives back when it has said so: at once, and each time that less is in flight."""
+    before = begin(RolloutPolicy(pilot_hosts=0, max_parallel=3), 9, slots=3).state
+    state, _ = decide(before, SlotsGranted(1))
+    assert gives_way(before, state, Told.of(before))
+    assert not gives_way(state, state, Told.of(state))
+    for host, news in ((0, True), (1, True), (2, False)):  # the last one makes room for another
+        told, before = Told.of(state), state
+        state, _ = decide(before, HostEnded(host=host, state=GOOD))
+        assert gives_way(before, state, told) is news, host
+    assert not gives_way(state, decide(state, SlotsGranted(3))[0], Told.of(state))
+
+
+def test_less_at_risk_is_answered_too() -> None:
+    """Under a lower strict total: what has failed or is in flight is more than it may be."""
+    policy = RolloutPolicy(pilot_hosts=0, max_parallel=3, failure_budget=tolerant())
+    before, _ = decide(cluster_state(cluster_plan(policy, 9)), SlotsGranted(3, 3))
+    state, _ = decide(before, SlotsGranted(3, 1))
+    assert gives_way(before, state, Told.of(before))
+    told = Told.of(state)
+    failed, _ = decide(state, HostEnded(host=0, state=BAD))
+    assert not gives_way(state, failed, told), "as much at risk as before"
+    done, _ = decide(failed, HostEnded(host=1, state=GOOD))
+    assert gives_way(failed, done, told)
 
 
 def test_a_cluster_whose_slots_were_taken_back_ends_with_its_last_host() -> None:

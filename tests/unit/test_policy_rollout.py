@@ -1352,17 +1352,17 @@ def test_a_repair_has_its_share_of_a_strict_budget() -> None:
     assert run.tell(ended("a", acted=1)) == [GrantSlots("b", 2)]
 
 
-def test_a_unit_that_a_cluster_has_no_slot_for_stays_with_it() -> None:
-    """It may fail there again before the cluster hears that it has less at risk."""
+def test_the_unit_of_a_repaired_host_comes_back_when_the_cluster_has_said_so() -> None:
+    """Until then it may fail there again before the cluster hears that it has less at risk."""
     strict = FailureBudget(max_failures=2, strict=True)
-    policy = RolloutPolicy(total_failure_budget=strict, max_parallel_clusters=1)
-    run = new({"a": 9, "b": 9}, policy)
-    planned(run, "a", max_parallel=1)
-    planned(run, "b", max_parallel=1)
-    failed_and_parked(run, "a")
-    assert (view_of(run, "a").slots, view_of(run, "a").risk) == (1, 2)
-    progressed(run, "a", repaired=1)
-    assert (view_of(run, "a").slots, view_of(run, "a").risk) == (1, 2)
+    run = running({"a": 9, "b": 9}, RolloutPolicy(total_failure_budget=strict, max_parallel=2))
+    run.lowered = True  # under a strict budget a failure uses up a slot
+    assert run.commands == [GrantSlots("a", 2), GrantSlots("b", 1)]
+    assert failed_and_parked(run, "a", in_flight=1) == [GrantSlots("a", 1)]
+    run.tell(RepairRequested(cluster="a", host="a-0", how="retry"))
+    assert [view.slots for view in run.state.clusters] == [2, 1]
+    progressed(run, "a", repaired=1, needs=1)
+    assert [(view.slots, view.risk) for view in run.state.clusters] == [(1, 1), (2, 2)]
 
 
 def test_a_restore_while_it_is_paused_moves() -> None:

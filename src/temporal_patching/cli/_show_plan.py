@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ..models import ClusterOutline, PatchRequest, RolloutPlan
-from ._show import HEAD, WARN, Cell, Lines, names, plain, table
+from ._screen import HEAD, WARN, Cell, Lines, names, plain, table
 
 
 @attrs.frozen(kw_only=True)

@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 
+from ._evolve import evolve
 from ._repair import MAX_PARKED, Repair
 from ._rollout_policy import Allowed, ClusterPlan
 from ._states import FAILURES, SUCCESSES, HostState, Outcome
@@ -46,7 +47,7 @@ PauseAfter = Literal["host", "step"]
 _STATES: Mapping[int, HostState] = {code[0]: state for state, code in CODES.items()}
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class ClusterState(Tally):
     """Where a cluster is."""
 
@@ -295,11 +296,11 @@ def decide(state: ClusterState, event: ClusterEvent) -> Decision:
 
 def _ordered(state: ClusterState, event: Ordered) -> Decision:
     commands: list[ClusterCommand] = []
-    state = attrs.evolve(state, hearing=True)
+    state = evolve(state, hearing=True)
     for each in event.events:
         state, more = decide(state, each)
         commands += more
-    state = attrs.evolve(state, hearing=False)
+    state = evolve(state, hearing=False)
     if not state.ended:
         state, more = _fill(state)
         commands += more
@@ -307,15 +308,13 @@ def _ordered(state: ClusterState, event: Ordered) -> Decision:
 
 
 def _slots_granted(state: ClusterState, event: SlotsGranted) -> Decision:
-    return _fill(attrs.evolve(state, slots=event.slots, risk=event.risk))
+    return _fill(evolve(state, slots=event.slots, risk=event.risk))
 
 
 def _stop_requested(state: ClusterState, event: StopRequested) -> Decision:
     if state.stopped is not None and not (event.aborted and not state.aborted):
         return state, ()  # it has stopped already; the first reason stays
-    return _stop(
-        attrs.evolve(state, aborted=state.aborted or event.aborted), event.reason, event.cancel
-    )
+    return _stop(evolve(state, aborted=state.aborted or event.aborted), event.reason, event.cancel)
 
 
 def _host_ended(state: ClusterState, event: HostEnded) -> Decision:
@@ -323,10 +322,10 @@ def _host_ended(state: ClusterState, event: HostEnded) -> Decision:
         return state, ()  # told twice
     parked = event.parked and event.state in FAILURES
     state = ended(state, event.host, event.state, left_out=event.left_out, parked=parked)
-    state = attrs.evolve(state, halted=state.halted - {event.host})
+    state = evolve(state, halted=state.halted - {event.host})
     if parked and len(state.parked) > MAX_PARKED:
         one_too_many = RepairHost(event.host, "restore")
-        state = attrs.evolve(state, repairs=(*state.repairs, one_too_many))
+        state = evolve(state, repairs=(*state.repairs, one_too_many))
     why = why_stop(state) if state.stopped is None else None
     if why is not None:
         return _stop(state, f"{why} ({event.why})" if event.why else why, _cancels(state))
@@ -342,29 +341,29 @@ def _host_put_back(state: ClusterState, event: HostPutBack) -> Decision:
 def _soak_ended(state: ClusterState, event: SoakEnded) -> Decision:
     if state.at_barrier != "soak":
         return state, ()
-    return _fill(attrs.evolve(state, at_barrier=None, soaked=True))
+    return _fill(evolve(state, at_barrier=None, soaked=True))
 
 
 def _waves_opened(state: ClusterState, event: WavesOpened) -> Decision:
-    state = attrs.evolve(state, opened=state.opened | event.waves)
+    state = evolve(state, opened=state.opened | event.waves)
     if state.at_barrier != "gate" or state.group.wave + 1 not in state.opened:
         return state, ()
-    return _fill(attrs.evolve(state, at_barrier=None))
+    return _fill(evolve(state, at_barrier=None))
 
 
 def _window_changed(state: ClusterState, event: WindowChanged) -> Decision:
-    return _fill(attrs.evolve(state, window_open=event.open))
+    return _fill(evolve(state, window_open=event.open))
 
 
 def _pause_changed(state: ClusterState, event: PauseChanged) -> Decision:
     before = state.paused
     if event.after == before or state.stopped is not None:
         return state, ()  # one that stops is on its way out: nobody would tell it to go on
-    state = attrs.evolve(state, paused=event.after)
+    state = evolve(state, paused=event.after)
     if (event.after == "step") == (before == "step"):
         return _fill(state)
     # Whoever stands still says so again: what was said before was about another order.
-    state, commands = _fill(attrs.evolve(state, halted=frozenset()))
+    state, commands = _fill(evolve(state, halted=frozenset()))
     return state, (*commands, HaltHosts(halt=event.after == "step"))
 
 
@@ -372,7 +371,7 @@ def _host_halted(state: ClusterState, event: HostHalted) -> Decision:
     if not flies(state, event.host):
         return state, ()
     halted = state.halted | {event.host} if event.halted else state.halted - {event.host}
-    return attrs.evolve(state, halted=halted), ()
+    return evolve(state, halted=halted), ()
 
 
 def limited(plan: ClusterPlan, to: ClusterPlan) -> ClusterPlan:
@@ -387,7 +386,7 @@ def limited(plan: ClusterPlan, to: ClusterPlan) -> ClusterPlan:
 
 
 def _limits_changed(state: ClusterState, event: LimitsChanged) -> Decision:
-    state = attrs.evolve(state, plan=limited(state.plan, event.plan))
+    state = evolve(state, plan=limited(state.plan, event.plan))
     why = why_stop(state) if state.stopped is None else None
     return _stop(state, why, _cancels(state)) if why is not None else _fill(state)
 
@@ -398,34 +397,34 @@ def _skipped(state: ClusterState, event: Skipped) -> Decision:
         if state.codes[host : host + 1] == CODES[HostState.NOT_STARTED]:
             codes[host] = CODES[HostState.SKIPPED][0]
     new, wave = event.waves - state.skip_waves, state.group.wave
-    state = attrs.evolve(state, codes=bytes(codes), skip_waves=state.skip_waves | new)
+    state = evolve(state, codes=bytes(codes), skip_waves=state.skip_waves | new)
     if wave in new and not wave_begun(state, wave):
         state = _without_wave(state, wave)
     if state.at_barrier == "gate" and not _behind_gate(state, wave + 1):
-        state = attrs.evolve(state, at_barrier=None)  # nothing that it waits for comes
+        state = evolve(state, at_barrier=None)  # nothing that it waits for comes
     return _fill(state)
 
 
 def _repair_asked(state: ClusterState, event: RepairAsked) -> Decision:
     if event.number <= state.repaired:
         return state, ()  # told twice
-    state = attrs.evolve(state, repaired=event.number)
+    state = evolve(state, repaired=event.number)
     if event.host not in unanswered(state):
         return state, ()  # a stop was faster
     if event.how == "skip":
         return _fill(given_up(state, event.host))
     repair = RepairHost(event.host, event.how, event.step)
-    return _fill(attrs.evolve(state, repairs=(*state.repairs, repair)))
+    return _fill(evolve(state, repairs=(*state.repairs, repair)))
 
 
 def _drain_requested(state: ClusterState, event: DrainRequested) -> Decision:
     if state.stopped is not None:
         return state, ()  # it is on its way out
-    return attrs.evolve(state, draining=True), ()
+    return evolve(state, draining=True), ()
 
 
 def _drain_ended(state: ClusterState, event: DrainEnded) -> Decision:
-    return _fill(attrs.evolve(state, draining=False)) if state.draining else (state, ())
+    return _fill(evolve(state, draining=False)) if state.draining else (state, ())
 
 
 _DECIDE: Mapping[type, Callable[[ClusterState, Any], Decision]] = {
@@ -512,7 +511,7 @@ def why_stop(state: ClusterState) -> str | None:
 
 def _stop(state: ClusterState, reason: str, cancel: bool) -> Decision:
     stand_still = state.paused == "step"
-    state = attrs.evolve(
+    state = evolve(
         state,
         stopped=reason if state.stopped is None else state.stopped,
         paused=None,  # nobody resumes what stops: its hosts would stand still for ever
@@ -551,7 +550,7 @@ def _fill(state: ClusterState) -> Decision:
     if state.stopped is None and _more_to_do(state):
         state, more = _stop(state, _why_stuck(state), cancel=False)
         return state, (*commands, *more)
-    return attrs.evolve(state, ended=True), (*commands, EndCluster())
+    return evolve(state, ended=True), (*commands, EndCluster())
 
 
 def _begin_repairs(state: ClusterState) -> Decision:
@@ -562,7 +561,7 @@ def _begin_repairs(state: ClusterState) -> Decision:
     """
     if state.stopped is not None:
         restores = (RepairHost(host, "restore") for host in sorted(state.parked))
-        state = attrs.evolve(state, repairs=tuple(restores))
+        state = evolve(state, repairs=tuple(restores))
     begun, waiting = list[RepairHost](), list[RepairHost]()
     for repair in state.repairs:
         begins = repair.how == "restore" or _may_go_on(state, repair.host)
@@ -571,7 +570,7 @@ def _begin_repairs(state: ClusterState) -> Decision:
             state = repaired(state, repair.host)
         else:
             waiting.append(repair)
-    return attrs.evolve(state, repairs=tuple(waiting)), tuple(begun)
+    return evolve(state, repairs=tuple(waiting)), tuple(begun)
 
 
 def _waits(state: ClusterState) -> bool:
@@ -686,16 +685,16 @@ def _at_barrier(state: ClusterState) -> Decision:
         return state, ()  # it is not its turn
     wave = state.group.wave + 1
     # People have seen this group as it is: a pilot that is repaired, and needed nothing, is not replaced.
-    over = attrs.evolve(state.group, limit=0)
+    over = evolve(state.group, limit=0)
     if state.plan.soaks and state.group.started and not state.soaked:
-        state = attrs.evolve(state, at_barrier="soak", group=over)
+        state = evolve(state, at_barrier="soak", group=over)
         return state, (BeginSoak(state.group.wave),)
     if wave in state.plan.gates and wave not in state.opened and _behind_gate(state, wave):
-        return attrs.evolve(state, at_barrier="gate", group=over), (AskGate(wave),)
+        return evolve(state, at_barrier="gate", group=over), (AskGate(wave),)
     if wave in state.skip_waves:
         return _at_barrier(_without_wave(state, wave))
     group = Group(wave=wave, limit=state.plan.wave_size(wave))
-    return attrs.evolve(state, group=group, soaked=False), ()
+    return evolve(state, group=group, soaked=False), ()
 
 
 def _behind_gate(state: ClusterState, wave: int) -> bool:
@@ -711,7 +710,7 @@ def _without_wave(state: ClusterState, wave: int) -> ClusterState:
         host = codes.find(waiting)
         if host >= 0:
             codes[host] = CODES[HostState.SKIPPED][0]
-    return attrs.evolve(state, codes=bytes(codes), group=Group(wave=wave, limit=0), soaked=True)
+    return evolve(state, codes=bytes(codes), group=Group(wave=wave, limit=0), soaked=True)
 
 
 def _room_in_group(state: ClusterState) -> bool:

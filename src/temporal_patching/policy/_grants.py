@@ -13,25 +13,29 @@ from ._rollout_state import ClusterView, RolloutState, failures_of, unfinished
 def ring_of(state: RolloutState) -> tuple[int, tuple[str, ...]]:
     """The ring whose turn it is, from 1, and its clusters. Without rings all are one."""
     rings = state.policy.rings or (tuple(view.name for view in state.clusters),)
-    left = set(unfinished(state))
+    left = frozenset(unfinished(state))
     for number, ring in enumerate(rings, start=1):
-        if left.intersection(ring):
+        if not left.isdisjoint(ring):
             return number, ring
     return len(rings), ()
 
 
 def ring_gate(state: RolloutState) -> str | None:
     """The gate before the ring whose turn it is, if people guard it and have not opened it."""
-    number, ring = ring_of(state)
+    return _guarded(state, *ring_of(state))
+
+
+def _guarded(state: RolloutState, number: int, ring: tuple[str, ...]) -> str | None:
     gate = f"ring-{number}"
     return gate if ring and gate in state.gates - state.passed else None
 
 
 def _turn(state: RolloutState) -> list[ClusterView]:
     """The clusters that may work now: those that do, and those that come next."""
-    if ring_gate(state) is not None:
+    number, ring = ring_of(state)
+    if _guarded(state, number, ring) is not None:
         return []
-    at_once, ring = state.policy.max_parallel_clusters, ring_of(state)[1]
+    at_once = state.policy.max_parallel_clusters
     running = [view for view in state.clusters if view.phase == "running"]
     planned = [view for view in state.clusters if view.phase == "planned" and view.name in ring]
     more = None if at_once is None else max(at_once - len(running), 0)
@@ -42,9 +46,7 @@ def grants(state: RolloutState) -> dict[str, tuple[int | None, int | None]]:
     """How many hosts each cluster whose turn it is may have in flight, and how many of them at risk.
 
     None: as many as its plan says. A strict total budget limits both: as many may be at risk (failed, or in
-    flight) as may fail, and one more. So the failure that exceeds the budget is the last one. What was
-    granted at risk is only taken back by a lower budget: a host in flight again, since it is repaired, had
-    its unit already, and may need it again before the cluster hears anything else.
+    flight) as may fail, and one more. So the failure that exceeds the budget is the last one.
 
     What a cluster is to give back is given to another only when it has said that it holds it no more.
     """
@@ -55,15 +57,14 @@ def grants(state: RolloutState) -> dict[str, tuple[int | None, int | None]]:
     free, left = math.inf, math.inf
     if most is not None:
         free = most - sum(map(flying, others))
-    certain = sum(map(_certain, state.clusters))
     if at_risk is not None:
+        certain = sum(map(_certain, state.clusters))
         left = at_risk - certain - sum(map(_at_stake, others))
-    shares, spare = _fair(turn, free, left)
-    slots, units = shares, {name: share + spare[name] for name, share in shares.items()}
+    shares = slots = units = _fair(turn, min(free, left))
     if most is not None:
         slots = _given(shares, {view.name: flying(view) for view in turn}, free)
     if at_risk is not None:
-        units = _given(units, {view.name: _at_stake(view) for view in turn}, left)
+        units = _given(shares, {view.name: _at_stake(view) for view in turn}, left)
     return {
         view.name: (
             slots[view.name],
@@ -74,48 +75,24 @@ def grants(state: RolloutState) -> dict[str, tuple[int | None, int | None]]:
     }
 
 
-def _fair(
-    turn: list[ClusterView], free: float, left: float
-) -> tuple[dict[str, int], dict[str, int]]:
-    """The slots that each cluster is to have, and what it is to have at risk beyond them.
+def _fair(turn: list[ClusterView], most: float) -> dict[str, int]:
+    """The slots that each cluster is to have, at most so many in all.
 
     It keeps what it has. The widest gives first, the narrowest gets first.
-
-    Args:
-        turn: The clusters.
-        free: Slots for all of them.
-        left: How many of their hosts may be at risk beyond those that have certainly failed.
     """
     shares = {view.name: useful(view) for view in turn}
-    spare = {view.name: _spare(view) for view in turn}
     wanted = {view.name: max(_needed(view, view.max_parallel), 1) for view in turn}
-    free -= sum(shares.values())
-    left -= sum(shares.values()) + sum(spare.values())
-    while left < 0 and any(spare.values()):  # a lower budget: what is not in use gives first
-        spare[_widest(spare)] -= 1
-        left += 1
-    while (free < 0 or left < 0) and any(shares.values()):  # a lower limit
-        widest = _widest(shares)
-        shares[widest] -= 1
+    free = most - sum(shares.values())
+    while free < 0 and any(shares.values()):  # a limit was lowered
+        shares[max(shares, key=lambda name: shares[name])] -= 1
         free += 1
-        if left < 0:
-            left += 1
-        else:
-            spare[widest] += 1
     while free > 0:
-        able = [
-            name for name in shares if shares[name] < wanted[name] and (spare[name] or left > 0)
-        ]
+        able = [name for name in shares if shares[name] < wanted[name]]
         if not able:
             break
-        narrowest = min(able, key=lambda name: shares[name])
-        shares[narrowest] += 1
+        shares[min(able, key=lambda name: shares[name])] += 1
         free -= 1
-        if spare[narrowest]:
-            spare[narrowest] -= 1
-        else:
-            left -= 1
-    return shares, spare
+    return shares
 
 
 def _given(wanted: Mapping[str, int], held: Mapping[str, int], most: float) -> dict[str, int]:
@@ -135,15 +112,12 @@ def _given(wanted: Mapping[str, int], held: Mapping[str, int], most: float) -> d
     return given
 
 
-def _widest(shares: Mapping[str, int]) -> str:
-    return max(shares, key=lambda name: shares[name])
-
-
 def _at_once(state: RolloutState) -> int | None:
     """How many hosts of all clusters may be in flight. None: there is no such limit."""
     limit = state.policy.max_parallel_total
-    hosts = sum(view.hosts for view in state.clusters)
-    return None if limit is None else max(rounded_down(limit, hosts), 1)
+    if limit is None:
+        return None
+    return max(rounded_down(limit, sum(view.hosts for view in state.clusters)), 1)
 
 
 def _at_risk(state: RolloutState) -> int | None:
@@ -158,11 +132,6 @@ def usable(view: ClusterView) -> int:
     """What a cluster has of its grant: under a strict total budget a failure uses up a slot."""
     slots = view.slots or 0
     return slots if view.risk is None else max(min(slots, view.risk - _certain(view)), 0)
-
-
-def _spare(view: ClusterView) -> int:
-    """What a cluster has at risk beyond its slots."""
-    return 0 if view.risk is None else max(view.risk - _certain(view) - (view.slots or 0), 0)
 
 
 def _certain(view: ClusterView) -> int:
@@ -184,8 +153,10 @@ def flying(view: ClusterView) -> int:
 
 def _at_stake(view: ClusterView) -> int:
     """How many of its hosts may be at risk, for all that is known, beside those that have certainly failed."""
-    most = flying(view) + _again(view)
-    return most if view.risks is None else max(min(most, view.risks - _certain(view)), 0)
+    if view.risks is None:
+        return flying(view) + _again(view)
+    left = max(view.risks - _certain(view), 0)
+    return left if view.needs is None else min(left, view.needs + _again(view))
 
 
 def useful(view: ClusterView) -> int:

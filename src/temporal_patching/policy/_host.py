@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeAlias
 import attrs
 
 from ..exceptions import InvalidRequest
+from ._evolve import evolve
 from ._rollout_policy import RebootWhen
 from ._rules import did_you_mean
 from ._states import HostState
@@ -42,7 +43,7 @@ class Failure:
     """What its activity had saved last, as a JSON value; None: nothing that is known."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class Procedure:
     """Where a host is in its procedure."""
 
@@ -204,10 +205,10 @@ def _begin(state: Procedure, event: Started) -> Decision:
 def _cancel_requested(state: Procedure, event: CancelRequested) -> Decision:
     if state.touched and state.way == "forward":
         # An update that has begun runs to its end. Whoever cancels it will not come back for it, though.
-        return attrs.evolve(state, parks=False), ()
+        return evolve(state, parks=False), ()
     if state.touched or state.cancelled is not None or state.way != "forward":
         return state, ()  # closers run to their end, too
-    state = attrs.evolve(state, cancelled=event.reason or "cancelled")
+    state = evolve(state, cancelled=event.reason or "cancelled")
     if state.running is None:
         return _next(state)
     step = _step(state, state.running)
@@ -218,7 +219,7 @@ def _cancel_requested(state: Procedure, event: CancelRequested) -> Decision:
 
 def _halt_requested(state: Procedure, event: HaltRequested) -> Decision:
     stood = halted(state)
-    state = attrs.evolve(state, halt=event.halt)
+    state = evolve(state, halt=event.halt)
     return _next(state) if stood and not event.halt else (state, ())
 
 
@@ -235,11 +236,11 @@ def _may_halt(state: Procedure) -> bool:
 def _kill_requested(state: Procedure, event: KillRequested) -> Decision:
     if not state.touched:
         return _cancel_requested(state, CancelRequested(event.reason))
-    state = attrs.evolve(state, parks=False)
+    state = evolve(state, parks=False)
     step = _step(state, state.running) if state.running is not None else None
     if state.killed is not None or step is None or step.kind != "update":
         return state, ()  # what comes after the update gives back: it runs to its end
-    state = attrs.evolve(state, killed=event.reason or "killed")
+    state = evolve(state, killed=event.reason or "killed")
     return state, (InterruptStep(step.name, event.reason),)
 
 
@@ -257,7 +258,7 @@ def _step_ended(state: Procedure, event: StepEnded) -> Decision:
 def _done(state: Procedure, step: Step, event: StepEnded) -> Procedure:
     """What follows from a step that was done."""
     checked = (*state.checked, step.name) if step.kind == "health" else state.checked
-    return attrs.evolve(
+    return evolve(
         state,
         running=None,
         retrying=_still_retrying(state, step),
@@ -289,18 +290,18 @@ def _step_broke(state: Procedure, event: StepBroke) -> Decision:
     kept = event.checkpoint
     if kept is None and state.retrying is not None and state.retrying.step == step.name:
         kept = state.retrying.checkpoint
-    state = attrs.evolve(state, running=None, retrying=_still_retrying(state, step))
+    state = evolve(state, running=None, retrying=_still_retrying(state, step))
     if step.kind == "health":
-        state = attrs.evolve(state, healthy=False)
+        state = evolve(state, healthy=False)
     if step.kind == "closes":
         why = f"{step.name} failed: {event.message}"
         in_vain = {taken: why for taken in state.open if _closer_of(state, taken) == step.name}
-        state = attrs.evolve(state, closed_in_vain={**state.closed_in_vain, **in_vain})
+        state = evolve(state, closed_in_vain={**state.closed_in_vain, **in_vain})
     if state.cancelled is not None and not state.touched and not state.not_needed:
         # Cancelled is not failed, even if the step that we interrupted calls it a failure.
         if not event.cancelled and state.way == "forward":
             said = f"{state.cancelled}; {step.name}: {event.message}"
-            state = attrs.evolve(state, cancelled=said)
+            state = evolve(state, cancelled=said)
         return _next(state)
     # A host that needs nothing, but that we could not give back, is no success either.
     if state.failure is None and (state.way == "forward" or state.not_needed):
@@ -310,16 +311,16 @@ def _step_broke(state: Procedure, event: StepBroke) -> Decision:
             unreachable=event.unreachable,
             checkpoint=kept if state.parks else None,
         )
-        state = attrs.evolve(state, failure=failure)
+        state = evolve(state, failure=failure)
     if state.parks and state.way == "forward":
-        return attrs.evolve(state, way="parked"), (EndHost(),)
+        return evolve(state, way="parked"), (EndHost(),)
     return _next(state)
 
 
 def _refused(state: Procedure, event: Refused) -> Decision:
     if state.running is not None:
         return state, ()
-    return _next(attrs.evolve(state, failure=Failure(step=event.step, message=event.message)))
+    return _next(evolve(state, failure=Failure(step=event.step, message=event.message)))
 
 
 _DECIDE: Mapping[type, Callable[[Procedure, Any], Decision]] = {
@@ -339,24 +340,25 @@ _DECIDE: Mapping[type, Callable[[Procedure, Any], Decision]] = {
 def _next(state: Procedure) -> Decision:
     if state.way == "forward":
         if state.failure is not None:
-            state = attrs.evolve(state, way="recover" if state.touched else "close")
+            state = evolve(state, way="recover" if state.touched else "close")
         elif not state.touched and (state.cancelled is not None or state.not_needed):
-            state = attrs.evolve(state, way="close")
+            state = evolve(state, way="close")
     if state.killed is not None and state.failure is not None:
-        return attrs.evolve(state, way="ended"), (EndHost(),)
+        return evolve(state, way="ended"), (EndHost(),)
     if state.halt and _may_halt(state):
         return state, ()
     step = _WAYS[state.way](state)
     if step is None:
-        return attrs.evolve(state, way="ended"), (EndHost(),)
+        return evolve(state, way="ended"), (EndHost(),)
     forward = state.way == "forward"
-    if step.kind != "health" and not step.returns_to_service:
-        # It acts on the host: what was found healthy before says nothing about it any more.
-        state = attrs.evolve(state, healthy=None if state.healthy else state.healthy, checked=())
-    state = attrs.evolve(
+    # One that acts on the host: what was found healthy before says nothing about it any more.
+    acts = step.kind != "health" and not step.returns_to_service
+    state = evolve(
         state,
         running=step.name,
-        position=state.steps.index(step) + 1 if forward else state.position,
+        position=_behind(state, step) if forward else state.position,
+        healthy=None if acts and state.healthy else state.healthy,
+        checked=() if acts else state.checked,
         # Open from the moment it is scheduled: an attempt that timed out may have acted.
         open=_with_open(state, step) if step.kind == "takes" else state.open,
         touched=state.touched or step.kind == "update",
@@ -453,7 +455,17 @@ def _closer_of(state: Procedure, taken: str) -> str:
 
 
 def _step(state: Procedure, name: str) -> Step:
-    return next(step for step in state.steps if step.name == name)
+    for step in state.steps:  # several times an event: a generator would cost as much again
+        if step.name == name:
+            return step
+    raise LookupError(name)
+
+
+def _behind(state: Procedure, step: Step) -> int:
+    position = state.position
+    while state.steps[position] is not step:
+        position += 1
+    return position + 1
 
 
 def _found_already(state: Procedure, step: Step, event: StepEnded) -> tuple[str, ...]:
@@ -467,13 +479,14 @@ def _found_already(state: Procedure, step: Step, event: StepEnded) -> tuple[str,
 def _verdict_problem(state: Procedure, step: Step, event: StepEnded) -> str | None:
     if not event.ok:
         return event.message or f"{step.name} answered ok=False"
-    takes = {*CLOSERS, *(each.name for each in state.steps if each.kind == "takes")}
-    for name in event.already if step.kind == "gate" else ():
-        if name not in takes:  # else a host in maintenance would be returned to service by us
-            return (
-                f"'already' must name steps that take something away (got {name!r})"
-                f"{did_you_mean(name, takes)}"
-            )
+    if event.already and step.kind == "gate":
+        takes = {*CLOSERS, *(each.name for each in state.steps if each.kind == "takes")}
+        for name in event.already:
+            if name not in takes:  # else a host in maintenance would be returned to service by us
+                return (
+                    f"'already' must name steps that take something away (got {name!r})"
+                    f"{did_you_mean(name, takes)}"
+                )
     if step.kind == "reboot":
         before = event.previous_boot_id or state.boot_id
         if not event.boot_id or not before:
@@ -515,7 +528,7 @@ def retried(state: Procedure, step: str | None = None) -> Procedure:
         )
     position = known.index(failure.step if step is None else step)
     before = known[:position]
-    return attrs.evolve(
+    return evolve(
         _released(state),
         tries=state.tries + 1,
         position=position,
@@ -541,7 +554,7 @@ def accepted(state: Procedure) -> Procedure:
     step = _step(state, _failure_of(state, "accepted").step)
     state = _done(_released(state), step, StepEnded(step=step.name, changed=True))
     # Somebody says that it was rebooted; which boot id it has since, nobody does.
-    return attrs.evolve(state, boot_id=None) if step.kind == "reboot" else state
+    return evolve(state, boot_id=None) if step.kind == "reboot" else state
 
 
 def restored(state: Procedure) -> Procedure:
@@ -557,7 +570,7 @@ def restored(state: Procedure) -> Procedure:
         _failure_of(state, "restored"), checkpoint=None
     )  # nobody resumes from it
     way: Way = "recover" if state.touched else "close"
-    return attrs.evolve(state, way=way, halt=False, failure=failure)
+    return evolve(state, way=way, halt=False, failure=failure)
 
 
 def _failure_of(state: Procedure, verb: str) -> Failure:
@@ -568,7 +581,7 @@ def _failure_of(state: Procedure, verb: str) -> Failure:
 
 def _released(state: Procedure) -> Procedure:
     """On its way forward again. What was found before says nothing: people may have acted on the host."""
-    return attrs.evolve(
+    return evolve(
         state,
         way="forward",
         halt=False,

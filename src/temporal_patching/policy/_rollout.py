@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-import attrs
-
 from ._cluster import PauseAfter
+from ._evolve import evolve
 from ._gates import START, wave_gate
 from ._grants import flying, grants, ring_gate, usable, useful
 from ._plan_check import filtered, plan_problems
@@ -79,7 +78,7 @@ def _planned(state: RolloutState, event: ClusterPlanned) -> Decision:
             f"cluster {event.cluster!r} has no hosts{filtered(state.limits)} "
             "(allow_empty=True lets an empty one pass)"
         )
-    state = attrs.evolve(
+    state = evolve(
         with_cluster(
             state,
             event.cluster,
@@ -102,7 +101,7 @@ def _not_planned(state: RolloutState, event: ClusterNotPlanned) -> Decision:
     if view_of(state, event.cluster).phase != "listing":
         return state, ()
     problem = f"cluster {event.cluster!r}: {event.problem}"
-    state = attrs.evolve(
+    state = evolve(
         with_cluster(state, event.cluster, phase="planned"), problems=(*state.problems, problem)
     )
     return _when_planned(state)
@@ -120,18 +119,18 @@ def _when_planned(state: RolloutState) -> Decision:
     if state.limits.dry_run:
         return _shut(state, Outcome.PLANNED, "a dry run: nothing was to be started")
     if START in state.gates:
-        state = attrs.evolve(state, phase="gate", asked=state.asked | {START})
+        state = evolve(state, phase="gate", asked=state.asked | {START})
         return state, (OpenGate(START),)
     return _run(state)
 
 
 def _run(state: RolloutState) -> Decision:
-    return _grant(attrs.evolve(state, phase="running", begun=True, seen={}))
+    return _grant(evolve(state, phase="running", begun=True, seen={}))
 
 
 def _shut(state: RolloutState, outcome: Outcome, reason: str) -> Decision:
     """Ends a rollout of which nothing has started: its clusters only wait."""
-    state = attrs.evolve(state, outcome=outcome, reason=reason, phase="stopping", seen={})
+    state = evolve(state, outcome=outcome, reason=reason, phase="stopping", seen={})
     state, commands = _told_to_stop(state, unfinished(state), reason)
     return _when_ended(state, commands)
 
@@ -152,7 +151,7 @@ def _told_to_stop(state: RolloutState, clusters: Iterable[str], reason: str) -> 
 def _gate_passed(state: RolloutState, event: GatePassed) -> Decision:
     if event.gate in state.passed or event.gate not in state.asked:
         return state, ()
-    state = attrs.evolve(state, passed=state.passed | {event.gate})
+    state = evolve(state, passed=state.passed | {event.gate})
     if event.gate == START and state.phase == "gate":
         return _run(state)
     if state.phase != "running":
@@ -172,7 +171,7 @@ def _gate_shut(state: RolloutState, event: GateShut) -> Decision:
     if state.phase != "running":
         return state, ()
     if state.outcome is None:  # else a cluster has stopped alone before: the first reason stays
-        state = attrs.evolve(state, outcome=event.outcome, reason=event.reason)
+        state = evolve(state, outcome=event.outcome, reason=event.reason)
     cluster = event.gate.partition("/")[2]
     if cluster and state.policy.stop_scope == "cluster":
         state, told = _told_to_stop(state, [cluster], event.reason)
@@ -184,7 +183,7 @@ def _gate_shut(state: RolloutState, event: GateShut) -> Decision:
 def _without_its_gates(state: RolloutState, cluster: str) -> Decision:
     """Closes the gates of a cluster that has ended: they would expire, and stop all the others."""
     own = [gate for gate in state.asked - state.passed if gate.partition("/")[2] == cluster]
-    state = attrs.evolve(state, asked=state.asked.difference(own))
+    state = evolve(state, asked=state.asked.difference(own))
     return state, tuple(CloseGate(gate) for gate in sorted(own))
 
 
@@ -207,7 +206,7 @@ def _at_gates(state: RolloutState) -> Decision:
             continue
         on_their_way = (_is_on_its_way(each, view.at_gate or 0) for each in state.clusters)
         if "/" in gate or not any(on_their_way):
-            state = attrs.evolve(state, asked=state.asked | {gate})
+            state = evolve(state, asked=state.asked | {gate})
             commands = (*commands, OpenGate(gate))
     return state, commands
 
@@ -245,7 +244,7 @@ def _progressed(state: RolloutState, event: ClusterProgressed) -> Decision:
     if view.phase == "ended":
         return state, ()
     pending = tuple(repair for repair in view.repairs if repair.number > event.repaired)
-    state = _answered(state, event)
+    holds, risks = _answered(view, event)
     asked = {repair.host for repair in pending}
     state = with_cluster(
         state,
@@ -255,6 +254,8 @@ def _progressed(state: RolloutState, event: ClusterProgressed) -> Decision:
         unreachable=event.unreachable,
         quiet=event.quiet,
         at_gate=event.at_gate,
+        holds=holds,
+        risks=risks,
         # It never rises: an old message takes back nothing that another cluster has by now.
         needs=min((each for each in (view.needs, event.needs) if each is not None), default=None),
         parked={host: step for host, step in event.parked.items() if host not in asked},
@@ -265,18 +266,20 @@ def _progressed(state: RolloutState, event: ClusterProgressed) -> Decision:
     return _after_counts(state, event.cluster, event.stopped)
 
 
-def _answered(state: RolloutState, event: ClusterProgressed) -> RolloutState:
-    """It knows its newest grant: from now on it holds that at most, or what it has in flight beyond it."""
-    view = view_of(state, event.cluster)
+def _answered(view: ClusterView, event: ClusterProgressed) -> tuple[int, int | None]:
+    """How much it holds, and has at risk, by what it tells.
+
+    If it knows its newest grant it holds that at most, or what it has in flight beyond it.
+    """
     if event.in_flight is None:
-        return state
+        return view.holds, view.risks
     holds = max(event.in_flight, view.max_parallel if view.slots is None else view.slots)
     risks = view.risks
     if view.risk is not None:
         lost = event.failed + event.unreachable
         known = max(event.in_flight + lost, view.risk)
         risks = known if risks is None else min(risks, known)
-    return with_cluster(state, view.name, holds=min(view.holds, holds), risks=risks)
+    return min(view.holds, holds), risks
 
 
 def _ended(state: RolloutState, event: ClusterEnded) -> Decision:
@@ -304,7 +307,7 @@ def _ended(state: RolloutState, event: ClusterEnded) -> Decision:
     )
     why = event.reason or event.outcome.value
     if state.phase == "listing":  # its own list may be complete: without it the plan is not
-        state = attrs.evolve(state, problems=(*state.problems, f"cluster {event.cluster!r}: {why}"))
+        state = evolve(state, problems=(*state.problems, f"cluster {event.cluster!r}: {why}"))
         return _when_planned(state)
     if state.phase == "gate":
         reason = f"cluster {event.cluster!r} ended before it was started: {why}"
@@ -319,7 +322,7 @@ def _after_counts(state: RolloutState, cluster: str, stopped: str | None) -> Dec
     if state.phase == "running":
         if stopped is not None and state.outcome is None:
             reason = f"cluster {cluster!r}: {stopped}"
-            state = attrs.evolve(state, outcome=Outcome.STOPPED, reason=reason)
+            state = evolve(state, outcome=Outcome.STOPPED, reason=reason)
             if state.policy.stop_scope == "rollout":
                 return _stop_all(state, reason)
         why = _total_exceeded(state)
@@ -345,7 +348,7 @@ def _total_exceeded(state: RolloutState) -> str | None:
 
 def _stop_all(state: RolloutState, reason: str) -> Decision:
     outcome = state.outcome or Outcome.STOPPED
-    state = attrs.evolve(state, phase="stopping", outcome=outcome, reason=state.reason or reason)
+    state = evolve(state, phase="stopping", outcome=outcome, reason=state.reason or reason)
     return _told_to_stop(state, unfinished(state), reason)
 
 
@@ -356,7 +359,7 @@ def _pause_requested(state: RolloutState, event: PauseRequested) -> Decision:
     if event.cluster is not None:
         state = with_cluster(state, event.cluster, paused=event.after)
     else:
-        state = attrs.evolve(state, paused=event.after)
+        state = evolve(state, paused=event.after)
     return _pause_told(state)
 
 
@@ -364,7 +367,7 @@ def _resume_requested(state: RolloutState, event: ResumeRequested) -> Decision:
     if event.cluster is not None:
         state = with_cluster(state, event.cluster, paused=None)
     else:
-        state = attrs.evolve(state, paused=None)
+        state = evolve(state, paused=None)
         for view in state.clusters:
             state = with_cluster(state, view.name, paused=None)
     return _pause_told(state)
@@ -396,7 +399,7 @@ def shown_phase(state: RolloutState) -> str:
 
 
 def _limits_requested(state: RolloutState, event: LimitsRequested) -> Decision:
-    state = attrs.evolve(state, policy=event.policy)
+    state = evolve(state, policy=event.policy)
     for view in state.clusters:
         if view.phase in ("planned", "running"):
             wide = cluster_plan(event.policy, view.hosts).max_parallel
@@ -446,10 +449,10 @@ def _repair_requested(state: RolloutState, event: RepairRequested) -> Decision:
 def _window_changed(state: RolloutState, event: WindowChanged) -> Decision:
     if state.window_open == event.open:
         return state, ()
-    state = attrs.evolve(state, window_open=event.open)
+    state = evolve(state, window_open=event.open)
     if event.open and event.stale and state.phase == "running" and START in state.passed:
         # Nobody is told that hosts may start: first the people are asked again.
-        return attrs.evolve(state, passed=state.passed - {START}), (OpenGate(START),)
+        return evolve(state, passed=state.passed - {START}), (OpenGate(START),)
     return state, tuple(TellCluster(name) for name in unfinished(state))
 
 
@@ -463,7 +466,7 @@ def hosts_may_start(state: RolloutState) -> bool:
 def _windows_closed(state: RolloutState, event: WindowsClosed | HistoryFull) -> Decision:
     if state.phase == "listing" and event.for_good:  # refused with all its problems, dry run or not
         news = () if event.reason in state.problems else (event.reason,)
-        return attrs.evolve(state, problems=(*state.problems, *news)), ()
+        return evolve(state, problems=(*state.problems, *news)), ()
     if state.phase == "gate" and event.for_good:
         return _shut(state, Outcome.STOPPED, event.reason)
     if state.phase != "running":
@@ -484,8 +487,8 @@ def _abort_requested(state: RolloutState, event: AbortRequested) -> Decision:
     if state.aborting is None:
         commands += [CancelCluster(name, event.reason) for name in unfinished(state)]
         why = f"{event.reason}; before that: {state.reason}" if state.reason else event.reason
-        state = attrs.evolve(state, outcome=Outcome.ABORTED, reason=why, phase="stopping", seen={})
-    state = attrs.evolve(state, aborting="kill" if event.now else "cancel")
+        state = evolve(state, outcome=Outcome.ABORTED, reason=why, phase="stopping", seen={})
+    state = evolve(state, aborting="kill" if event.now else "cancel")
     return _when_ended(state, tuple(commands))
 
 
@@ -502,7 +505,8 @@ def _grant(state: RolloutState) -> Decision:
         view = view_of(state, name)
         holds = max(view.holds, view.max_parallel if slots is None else slots)
         if (view.slots, view.risk) == (slots, risk) and view.phase == "running":
-            state = with_cluster(state, name, holds=holds)
+            if holds != view.holds:
+                state = with_cluster(state, name, holds=holds)
         else:
             # One that has given slots back need not be told: it cannot use them.
             told = view.phase == "planned" or not slots == useful(view) < usable(view)
@@ -518,7 +522,7 @@ def _grant(state: RolloutState) -> Decision:
             commands += [TellCluster(name)] if told else []
     gate = ring_gate(state)
     if gate is not None and gate not in state.asked:
-        state = attrs.evolve(state, asked=state.asked | {gate})
+        state = evolve(state, asked=state.asked | {gate})
         commands.append(OpenGate(gate))
     return state, tuple(commands)
 
@@ -526,7 +530,7 @@ def _grant(state: RolloutState) -> Decision:
 def _when_ended(state: RolloutState, commands: tuple[RolloutCommand, ...]) -> Decision:
     if any(view.phase != "ended" for view in state.clusters):
         return state, commands
-    return attrs.evolve(state, phase="ended"), (*commands, EndRollout())
+    return evolve(state, phase="ended"), (*commands, EndRollout())
 
 
 _DECIDE: Mapping[type, Callable[[RolloutState, Any], Decision]] = {

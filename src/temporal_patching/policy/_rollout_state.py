@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import attrs
 
 from ._cluster import PauseAfter
+from ._evolve import evolve
 from ._gates import START
 from ._repair import PendingRepair, Repair
 from ._rollout_policy import RolloutPolicy
@@ -33,7 +34,7 @@ class PlanLimits:
     plan_digest: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class ClusterView:
     """What the rollout knows of one cluster."""
 
@@ -82,7 +83,7 @@ class ClusterView:
     """Of which hosts those are, in canonical form, and what is to be done with each."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class RolloutState:
     """Where a rollout is."""
 
@@ -359,6 +360,6 @@ def view_of(state: RolloutState, cluster: str) -> ClusterView:
 
 def with_cluster(state: RolloutState, cluster: str, **changes: Any) -> RolloutState:
     views = tuple(
-        attrs.evolve(view, **changes) if view.name == cluster else view for view in state.clusters
+        evolve(view, **changes) if view.name == cluster else view for view in state.clusters
     )
-    return attrs.evolve(state, clusters=views)
+    return evolve(state, clusters=views)

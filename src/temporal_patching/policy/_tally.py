@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 import attrs
 
+from ._evolve import evolve
 from ._states import ACTED_ON, HostState
 
 CODES: Mapping[HostState, bytes] = {
@@ -26,7 +27,7 @@ IN_FLIGHT = b"r"
 PARKED = b"w"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class Group:
     """The pilots or a wave: what has come of its hosts so far."""
 
@@ -41,7 +42,7 @@ class Group:
     unreachable: int = 0
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class Tally:
     """What each host is, and how many count for what."""
 
@@ -71,21 +72,21 @@ def flies(tally: Tally, host: int) -> bool:
 
 def started(tally: TallyT, host: int) -> TallyT:
     """A host that waited is in flight now."""
-    return attrs.evolve(
+    return evolve(
         tally,
         codes=with_code(tally.codes, host, IN_FLIGHT),
         in_flight=tally.in_flight + 1,
-        group=attrs.evolve(tally.group, started=tally.group.started + 1),
+        group=evolve(tally.group, started=tally.group.started + 1),
     )
 
 
 def put_back(tally: TallyT, host: int) -> TallyT:
     """A host in flight of which nothing has begun waits again."""
-    return attrs.evolve(
+    return evolve(
         tally,
         codes=with_code(tally.codes, host, CODES[HostState.NOT_STARTED]),
         in_flight=tally.in_flight - 1,
-        group=attrs.evolve(tally.group, started=tally.group.started - 1),
+        group=evolve(tally.group, started=tally.group.started - 1),
     )
 
 
@@ -98,7 +99,7 @@ def ended(
     held = tally.held
     if left_out != (host in held):
         held = held | {host} if left_out else held - {host}
-    tally = attrs.evolve(
+    tally = evolve(
         tally,
         codes=with_code(tally.codes, host, PARKED if parked else CODES[state]),
         in_flight=tally.in_flight - 1,
@@ -107,7 +108,7 @@ def ended(
     )
     if parked:
         far = {host} if state is HostState.UNREACHABLE else set[int]()
-        tally = attrs.evolve(
+        tally = evolve(
             tally, parked={**tally.parked, host: wave}, out_of_reach=tally.out_of_reach | far
         )
     return _counted(tally, wave, state, 1)
@@ -116,7 +117,7 @@ def ended(
 def repaired(tally: TallyT, host: int) -> TallyT:
     """A parked host is in flight again: what becomes of it now counts, not what became of it before."""
     wave, state = tally.parked[host], counts_as(tally, host)
-    tally = attrs.evolve(
+    tally = evolve(
         _without_parked(tally, host),
         codes=with_code(tally.codes, host, IN_FLIGHT),
         in_flight=tally.in_flight + 1,
@@ -128,7 +129,7 @@ def repaired(tally: TallyT, host: int) -> TallyT:
 def given_up(tally: TallyT, host: int) -> TallyT:
     """A parked host stays what it is: failed, and out of service if it was."""
     code = CODES[counts_as(tally, host)]
-    return attrs.evolve(_without_parked(tally, host), codes=with_code(tally.codes, host, code))
+    return evolve(_without_parked(tally, host), codes=with_code(tally.codes, host, code))
 
 
 def counts_as(tally: Tally, host: int) -> HostState:
@@ -138,7 +139,7 @@ def counts_as(tally: Tally, host: int) -> HostState:
 
 def _without_parked(tally: TallyT, host: int) -> TallyT:
     parked = {each: wave for each, wave in tally.parked.items() if each != host}
-    return attrs.evolve(tally, parked=parked, out_of_reach=tally.out_of_reach - {host})
+    return evolve(tally, parked=parked, out_of_reach=tally.out_of_reach - {host})
 
 
 def _counted(tally: TallyT, wave: int, state: HostState, more: Literal[1, -1]) -> TallyT:
@@ -148,14 +149,14 @@ def _counted(tally: TallyT, wave: int, state: HostState, more: Literal[1, -1]) -
     unreachable = more * (state is HostState.UNREACHABLE)
     group = tally.group
     if wave == group.wave:
-        group = attrs.evolve(
+        group = evolve(
             group,
             counting=group.counting + acted,
             acted=group.acted + acted,
             failed=group.failed + failed,
             unreachable=group.unreachable + unreachable,
         )
-    return attrs.evolve(
+    return evolve(
         tally,
         acted=tally.acted + acted,
         failed=tally.failed + failed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import attrs
@@ -103,6 +104,9 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
             raise NotImplementedError
 
     __run: RolloutRun | None = None
+    __aborted_early: Mapping[str, Steered] = MappingProxyType({})
+    """Aborts that came before ``rollout`` was called, by their operation, and what was answered."""
+    __early: tuple[Abort, ...] = ()
 
     def __init_subclass__(cls) -> None:
         for name in ("host_workflow", "cluster_workflow"):
@@ -144,6 +148,8 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
         """
         run = self.__run = RolloutRun(request, self)
         run.beginning = asyncio.create_task(self.__begin(run, request))
+        for order in self.__early:
+            run.steer(order)
         try:
             await run.beginning
         except (FailureError, asyncio.CancelledError):
@@ -241,12 +247,20 @@ class SystemPatchWorkflow(ApprovalMixin, TemplateWorkflow[PatchRequest, RolloutR
     )
     def abort(self, order: Abort) -> Steered:
         """Ends the rollout. Takes one ``Abort``."""
-        return self.__steer("abort", order)
+        if self.__run is not None:
+            return self.__aborted_early.get(order.operation) or self.__steer("abort", order)
+        answer = Steered(phase="listing", message="it ends before it begins: nothing is started")
+        if order.operation:
+            self.__aborted_early = {**self.__aborted_early, order.operation: answer}
+        if not self.__early or (order.now and not self.__early[-1].now):
+            self.__early = (*self.__early, order)
+        return answer
 
     @final
     @abort.validator
     def _may_abort(self, order: Abort) -> None:
-        self.__may_steer("abort", order)
+        if self.__run is not None and order.operation not in self.__aborted_early:
+            self.__may_steer("abort", order)
 
     @final
     @workflow.update(name="set_limits", description="Change limits from now on. Takes a SetLimits.")

@@ -1,4 +1,4 @@
-"""What an operator holds: a running rollout, or the gates of any workflow."""
+"""What an operator holds: a running rollout."""
 
 from __future__ import annotations
 
@@ -8,28 +8,21 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
-from typing import Any, Generic, NoReturn, cast, final, overload
+from typing import Any, Generic, cast, final, overload
 
 import attrs
 from temporalio.client import (
     Client,
     RPCError,
-    RPCStatusCode,
-    RPCTimeoutOrCancelledError,
-    WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
-    WorkflowQueryFailedError,
-    WorkflowQueryRejectedError,
-    WorkflowUpdateFailedError,
-    WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from typing_extensions import TypeVar
 
-from .exceptions import (
+from ..exceptions import (
     InvalidRequest,
     NotAnswered,
     Refused,
@@ -37,11 +30,11 @@ from .exceptions import (
     RolloutFailed,
     RolloutNotFound,
 )
-from .models import (
+from ..models import (
     Abort,
     Accept,
-    ApprovalReport,
     AuditReport,
+    Because,
     ClusterProgress,
     ClusterReport,
     CompletedSteps,
@@ -49,8 +42,6 @@ from .models import (
     GateReport,
     HostProgress,
     HostResult,
-    HostsPage,
-    HostsQuery,
     HostState,
     PatchRequest,
     Pause,
@@ -63,103 +54,28 @@ from .models import (
     SetLimits,
     Skip,
     Steered,
-    Vote,
 )
-from .models._plan import for_hosts
-from .models._steering import Order
-from .models._wire import WireType, from_json, to_json
-from .policy import Amount, FailureBudget, PauseAfter
-from .policy._tally import IN_FLIGHT
-from .policy._verbs import Verb
-from .workflow import SystemPatchWorkflow, gather
-from .workflow._cluster_run import host_workflow_id
-from .workflow._rollout_run import cluster_workflow_id
-
-__all__ = ["Approvals", "Rollout"]
+from ..models._plan import for_hosts
+from ..models._steering import Order
+from ..models._wire import from_json, to_json
+from ..policy import Amount, FailureBudget, PauseAfter
+from ..policy._verbs import Verb
+from ..workflow import SystemPatchWorkflow, gather
+from ._approvals import Approvals
+from ._asking import RUNNING, allowed, answered, query, what_it_means
+from ._dry_run import end_unwanted, while_answered
+from ._hosts import cluster_of, hosts_at_rest, hosts_of, own_host, worked_on
 
 WorkflowT = TypeVar("WorkflowT", bound=SystemPatchWorkflow)
 StartedT = TypeVar("StartedT", bound=SystemPatchWorkflow, default=SystemPatchWorkflow)
-AnswerT = TypeVar("AnswerT")
-WireT = TypeVar("WireT", bound=WireType)
 
-_LOGGER = logging.getLogger(__name__)
-
-_NONDETERMINISM = "TMPRL1100"
-
-_RUNNING = WorkflowExecutionStatus.RUNNING
+_LOGGER = logging.getLogger("temporal_patching.client")
 
 _LARGEST = 1_500_000
 """Characters of a request: Temporal takes 2 MB."""
 
 _DONE = frozenset("PUBSG")
 """Codes of hosts that a new rollout for the rest leaves alone."""
-
-_FLYING = IN_FLIGHT.decode()
-
-_STILL_ENDS = "still works, though the rollout has ended: what is left undone is not known yet. Ask again later"
-
-_ASKED_EVERY = 1.0
-"""Seconds between two questions whether a worker is there."""
-
-_PATIENCE = timedelta(seconds=10)
-"""How long an operator waits for a worker to answer."""
-
-
-@final
-class Approvals:
-    """The gates of any workflow with an ``ApprovalMixin``.
-
-    Until votes are signed, ``by`` is a claim: whoever can write to the namespace can vote as anyone.
-
-    Args:
-        client: A connected client. It needs no plugin.
-        workflow_id: The workflow's id.
-
-    Example::
-
-        await Approvals(client, "release-7").approve(by="alice@example.com", gate="release")
-    """
-
-    def __init__(self, client: Client, workflow_id: str) -> None:
-        self._handle: WorkflowHandle[Any, Any] = client.get_workflow_handle(workflow_id)
-
-    async def approve(
-        self, *, by: str, gate: str = "start", reason: str = "", digest: str = ""
-    ) -> GateReport:
-        """Approves a gate. The same approval again is answered as the first time.
-
-        Args:
-            by: Who approves.
-            gate: Which gate. Default ``"start"``.
-            reason: Why, for the record.
-            digest: The fingerprint of the plan that is approved. If the gate shows another, the vote is refused.
-
-        Returns:
-            The gate, as it was when the vote was counted.
-
-        Raises:
-            Refused: The vote may not count; the message says why. It leaves no event in history.
-            NotAnswered: No worker answered within 10 seconds. The vote may still be counted later.
-            RolloutNotFound: There is no such workflow.
-        """
-        return await self._vote("approve", Vote(by=by, gate=gate, reason=reason, digest=digest))
-
-    async def reject(self, *, by: str, gate: str = "start", reason: str = "") -> GateReport:
-        """Rejects a gate: the approval ends at once, whatever the quorum. Else as ``approve``."""
-        return await self._vote("reject", Vote(by=by, gate=gate, reason=reason))
-
-    async def report(self) -> ApprovalReport:
-        """Every gate: what is pending, and who said what.
-
-        Raises:
-            NotAnswered: No worker answered within 10 seconds.
-            RolloutNotFound: There is no such workflow.
-        """
-        return await _query(self._handle, "approvals", ApprovalReport)
-
-    async def _vote(self, verb: str, vote: Vote) -> GateReport:
-        voting = self._handle.execute_update(verb, vote, result_type=GateReport)
-        return await _allowed(voting, self._handle.id)
 
 
 @final
@@ -269,50 +185,16 @@ class Rollout(Generic[WorkflowT]):
         dry = attrs.evolve(request, dry_run=True)
         rollout = await cls.start(client, workflow, dry, id=id, task_queue=task_queue)
         try:
-            await rollout._result_while_answered()
+            await while_answered(rollout.handle, rollout.result())
         except NotAnswered as error:
-            await rollout._end_unwanted()
+            await end_unwanted(rollout.handle)
             raise NotAnswered(
                 f"{error} The dry run {id!r} was ended: plan again by another id."
             ) from None
         except asyncio.CancelledError:
-            await rollout._end_unwanted()
+            await end_unwanted(rollout.handle)
             raise
         return await rollout.planned()
-
-    async def _result_while_answered(self) -> RolloutReport:
-        """As ``result``, for as long as a worker answers: one that lists many hosts does."""
-        result = asyncio.ensure_future(self.result())
-        silence = asyncio.ensure_future(self._silence())
-        try:
-            await asyncio.wait([result, silence], return_when=asyncio.FIRST_COMPLETED)
-            return result.result() if result.done() else silence.result()
-        finally:
-            result.cancel()
-            silence.cancel()
-            await asyncio.gather(result, silence, return_exceptions=True)
-
-    async def _silence(self) -> NoReturn:
-        """Asks again and again whether a worker is there, until none has answered for too long."""
-        loop = asyncio.get_running_loop()
-        heard_at = loop.time()
-        while True:
-            try:
-                await _query(self.handle, "progress", RolloutProgress)
-                heard_at = loop.time()
-            except NotAnswered:
-                # At once where its workflow task has failed: the next attempt of it may go well.
-                if loop.time() - heard_at > 0.9 * _PATIENCE.total_seconds():
-                    raise
-            await asyncio.sleep(_ASKED_EVERY)
-
-    async def _end_unwanted(self) -> None:
-        """Ends a dry run that nobody waits for. It has touched nothing, and a cancel would need a worker."""
-        ending = self.handle.terminate(reason="nobody waits for this plan any more")
-        try:
-            await _answered(ending, self.id)
-        except (NotAnswered, RolloutNotFound, RPCError) as error:
-            _LOGGER.info("The dry run %s was not ended: %s", self.id, error)
 
     async def planned(self) -> RolloutPlan:
         """What this rollout does, with the hosts of each cluster in their order; also after its end.
@@ -322,64 +204,17 @@ class Rollout(Generic[WorkflowT]):
             InvalidRequest: It has ended, and a cluster was never listed.
             RolloutNotFound: There is no such rollout, or its retention is over.
         """
-        plan = await _query(self.handle, "plan", RolloutPlan)
+        plan = await query(self.handle, "plan", RolloutPlan)
         if not plan.digest and not await self._has_ended():
             raise NotAnswered(f"{self.id!r} has not listed all of its hosts yet")
-        lists = await gather(*[self._hosts_of(each.cluster) for each in plan.clusters], limit=5)
+        lists = await gather(
+            *[hosts_of(self._client, self.id, each.cluster) for each in plan.clusters], limit=5
+        )
         hosts = {
             each.cluster: [name for name, _ in found]
             for each, found in zip(plan.clusters, lists, strict=True)
         }
         return attrs.evolve(plan, hosts=hosts)
-
-    async def _hosts_of(self, cluster: str) -> list[tuple[str, str]]:
-        """Each host of a cluster's frozen list with its code, read page by page."""
-        handle, hosts = self.cluster_handle(cluster), list[tuple[str, str]]()
-        page: int | None = 0
-        while page is not None:
-            found = await _query(handle, "hosts", HostsPage, HostsQuery(page=page))
-            if not found.listed:
-                raise InvalidRequest(
-                    [
-                        f"the hosts of cluster {cluster!r} were never listed: start a new rollout for it"
-                    ]
-                )
-            hosts += zip(found.hosts, found.codes, strict=True)
-            page = found.next_page
-        return hosts
-
-    async def _hosts_at_rest(self, cluster: str) -> list[tuple[str, str]]:
-        """As ``_hosts_of``, of a cluster of which nothing moves any more."""
-        handle = self.cluster_handle(cluster)
-        try:
-            running = (await _answered(handle.describe(), handle.id)).status is _RUNNING
-        except RolloutNotFound:
-            raise RolloutNotFound(
-                f"cluster {cluster!r} of {self.id!r} is not there any more: its retention is over, which begins "
-                "when the cluster ends; or the rollout ended before it listed hosts"
-            ) from None
-        if running:
-            raise Refused(f"cluster {cluster!r} of {self.id!r} {_STILL_ENDS}")
-        hosts = await self._hosts_of(cluster)
-        # A cluster that was killed leaves hosts behind that still give back what they took.
-        flying = [name for name, code in hosts if code == _FLYING]
-        works = await gather(*[self._works_on(name) for name in flying], limit=20)
-        moving = [name for name, still in zip(flying, works, strict=True) if still]
-        if moving:
-            more = f" and {len(moving) - 5} more" if len(moving) > 5 else ""
-            raise Refused(
-                f"{', '.join(moving[:5])}{more} of cluster {cluster!r} of {self.id!r} {_STILL_ENDS}"
-            )
-        return hosts
-
-    async def _works_on(self, host: str) -> bool:
-        """Whether a host's workflow is this rollout's, and has not ended."""
-        handle = self.host_handle(host)
-        try:
-            described = await _answered(handle.describe(), handle.id)
-        except RolloutNotFound:
-            return False
-        return described.status is _RUNNING and _rollout_of(described) == self.id
 
     @staticmethod
     async def rest_of(client: Client, id: str, *, requester: str | None = None) -> PatchRequest:
@@ -407,8 +242,8 @@ class Rollout(Generic[WorkflowT]):
         rollout = Rollout.get(client, id)
         if not await rollout._has_ended():
             raise Refused(f"{id!r} has not ended: what it leaves undone is not known yet")
-        old = (await _query(rollout.handle, "plan", RolloutPlan)).request
-        lists = await gather(*[rollout._hosts_at_rest(name) for name in old.clusters], limit=5)
+        old = (await query(rollout.handle, "plan", RolloutPlan)).request
+        lists = await gather(*[hosts_at_rest(client, id, name) for name in old.clusters], limit=5)
         rest = {
             cluster: [name for name, code in found if code not in _DONE]
             for cluster, found in zip(old.clusters, lists, strict=True)
@@ -649,26 +484,37 @@ class Rollout(Generic[WorkflowT]):
             NotAnswered: No worker answered within 10 seconds.
             RolloutNotFound: There is no such rollout.
         """
-        return await _query(self.handle, "explain", Explanation)
+        ended = await self._without_report()
+        explanation = await query(self.handle, "explain", Explanation)
+        if not ended or explanation.phase == "ended":
+            return explanation
+        stopped = (*explanation.stopped, Because(why=ended))
+        return attrs.evolve(explanation, phase="ended", waits=(), stopped=stopped, next=())
 
     async def audit(self) -> AuditReport:
         """Who decided what, in order. Raises as ``progress``."""
-        return await _query(self.handle, "audit", AuditReport)
+        return await query(self.handle, "audit", AuditReport)
 
     async def _steer(self, verb: Verb, order: Order) -> Steered:
         asking: Awaitable[Steered] = self.handle.execute_update(
             verb, order, id=order.operation, result_type=Steered
         )
-        return await _allowed(asking, self.id)
+        return await allowed(asking, self.id)
 
     async def progress(self) -> RolloutProgress:
         """Where the rollout is, with the newest of each cluster that still works.
+
+        One whose workflow has ended without a report (somebody terminated it, or its request was refused) is
+        ``ended``, without an ``outcome``.
 
         Raises:
             NotAnswered: No worker answered within 10 seconds.
             RolloutNotFound: There is no such rollout.
         """
-        progress = await _query(self.handle, "progress", RolloutProgress)
+        ended = await self._without_report()
+        progress = await query(self.handle, "progress", RolloutProgress)
+        if ended and progress.outcome is None:
+            progress = attrs.evolve(progress, phase="ended", waits_for="", reason=ended)
         clusters = await gather(*[self._newest(each) for each in progress.clusters], limit=20)
         counts = {
             state: sum(cluster.counts.get(state, 0) for cluster in clusters) for state in HostState
@@ -685,7 +531,7 @@ class Rollout(Generic[WorkflowT]):
 
     async def cluster_progress(self, cluster: str) -> ClusterProgress:
         """Where one cluster is. Raises as ``progress``."""
-        return await _query(self.cluster_handle(cluster), "progress", ClusterProgress)
+        return await query(self.cluster_handle(cluster), "progress", ClusterProgress)
 
     async def host_progress(self, host: str) -> HostProgress:
         """Where one host is: the step that runs and its attempt, what is done, what is open.
@@ -694,38 +540,10 @@ class Rollout(Generic[WorkflowT]):
             NotAnswered: No worker answered within 10 seconds.
             RolloutNotFound: This rollout has not started the host yet, or another one has worked on it since.
         """
-        handle, attempts = await self._own_host(host)
-        progress = await _query(handle, "progress", HostProgress)
+        handle, attempts = await own_host(self._client, self.id, host)
+        progress = await query(handle, "progress", HostProgress)
         attempt, failure = attempts.get(progress.step or "", (None, None))
         return attrs.evolve(progress, attempt=attempt, last_failure=failure)
-
-    async def _own_host(
-        self, host: str
-    ) -> tuple[WorkflowHandle[Any, Any], dict[str, tuple[int, str | None]]]:
-        """The host's workflow if it is this rollout's, and what the server knows of its steps' attempts."""
-        handle = self.host_handle(host)
-        try:
-            description = await _answered(handle.describe(), handle.id)
-        except RolloutNotFound:
-            raise RolloutNotFound(
-                f"host {host!r} has not started, or its retention is over"
-            ) from None
-        described = description.raw_description
-        info = described.workflow_execution_info
-        rollout = _rollout_of(description)
-        if rollout != self.id:
-            raise RolloutNotFound(
-                f"host {host!r} has not started: the last that worked on it was "
-                f"{rollout or 'something else'!r}"
-            )
-        attempts = {
-            each.activity_type.name: (
-                each.attempt,
-                each.last_failure.message if each.HasField("last_failure") else None,
-            )
-            for each in described.pending_activities
-        }
-        return self._client.get_workflow_handle(handle.id, run_id=info.execution.run_id), attempts
 
     async def completed_steps(
         self, *, cluster: str | None = None, host: str | None = None
@@ -744,28 +562,27 @@ class Rollout(Generic[WorkflowT]):
         if host is not None and cluster is not None:
             raise InvalidRequest([f"either 'cluster' or 'host' (got {cluster!r} and {host!r})"])
         if host is not None:
-            handle, _ = await self._own_host(host)
-            return await _query(handle, "completed_steps", CompletedSteps)
+            handle, _ = await own_host(self._client, self.id, host)
+            return await query(handle, "completed_steps", CompletedSteps)
         handle = self.handle if cluster is None else self.cluster_handle(cluster)
-        return await _query(handle, "completed_steps", CompletedSteps)
+        return await query(handle, "completed_steps", CompletedSteps)
 
     def cluster_handle(self, cluster: str) -> WorkflowHandle[Any, ClusterReport]:
         """Temporal's own handle on the workflow of one cluster. Asks nothing yet."""
-        id = cluster_workflow_id(self.id, cluster)
-        return self._client.get_workflow_handle(id, result_type=ClusterReport)
+        return cluster_of(self._client, self.id, cluster)
 
     def host_handle(self, host: str) -> WorkflowHandle[Any, HostResult]:
         """Temporal's own handle on the workflow of one host: the last rollout's that worked on it."""
-        return self._client.get_workflow_handle(host_workflow_id(host), result_type=HostResult)
+        return worked_on(self._client, host)
 
     async def watch(
         self, *, every: timedelta = timedelta(seconds=1)
     ) -> AsyncIterator[RolloutProgress]:
         """The progress, each time it has changed, until the rollout has ended.
 
-        It never raises the rollout's failure. While no worker answers it waits, and says so once in the log
-        (``temporal_patching.client``, a warning); the last progress has the ``outcome``, if a worker was
-        there to answer.
+        It never raises the rollout's failure. While no worker or no server answers it waits, and says so once
+        in the log (``temporal_patching.client``, a warning); the last progress has the ``outcome``, if a
+        worker was there to answer.
 
         Args:
             every: How often it asks. Default 1 second.
@@ -776,13 +593,13 @@ class Rollout(Generic[WorkflowT]):
         last: RolloutProgress | None = None
         answers = True
         while True:
-            ended = await self._has_ended()
-            progress = last
+            ended, progress = False, last
             try:
+                ended = await self._has_ended()
                 progress, answers = await self.progress(), True
             except NotAnswered as error:
                 if answers and not ended:
-                    _LOGGER.warning("%s Waiting for one.", error)
+                    _LOGGER.warning("%s Waiting.", error)
                 answers = False
             if progress is not None and progress != last:
                 last = progress
@@ -792,8 +609,20 @@ class Rollout(Generic[WorkflowT]):
             await asyncio.sleep(every.total_seconds())
 
     async def _has_ended(self) -> bool:
-        description = await _answered(self.handle.describe(), self.id)
-        return description.status is not _RUNNING
+        return await self._status() is not RUNNING
+
+    async def _status(self) -> WorkflowExecutionStatus | None:
+        return (await answered(self.handle.describe(), self.id)).status
+
+    async def _without_report(self) -> str:
+        """What is wrong, if it has ended and has no report; empty otherwise, or if that is not known yet.
+
+        A worker answers for a workflow that was ended from outside, too, as if it still ran.
+        """
+        status = await self._status()
+        if status is None or status in (RUNNING, WorkflowExecutionStatus.COMPLETED):
+            return ""
+        return f"its workflow has ended ({status.name.lower()}) without a report"
 
     async def result(self) -> RolloutReport:
         """Waits for the end.
@@ -820,7 +649,7 @@ class Rollout(Generic[WorkflowT]):
                     raise RolloutFailed(cause.message, report, type=cause.type or "") from None
             raise
         except RPCError as error:
-            raise _told(error, self.id) from None
+            raise what_it_means(error, self.id) from None
 
     async def report(self) -> RolloutReport:
         """Waits for the end, and answers with the report, whatever the outcome.
@@ -849,88 +678,8 @@ class Rollout(Generic[WorkflowT]):
         try:
             await self.handle.cancel(reason=reason)
         except RPCError as error:
-            raise _told(error, self.id) from None
-
-
-async def _query(
-    handle: WorkflowHandle[Any, Any],
-    name: str,
-    wanted: type[WireT],
-    argument: WireType | None = None,
-) -> WireT:
-    tries = 2
-    while True:
-        tries -= 1
-        arguments = [] if argument is None else [argument]
-        asking = handle.query(name, args=arguments, result_type=wanted, rpc_timeout=_PATIENCE)
-        try:
-            return await _answered(asking, handle.id)
-        except (WorkflowQueryFailedError, WorkflowQueryRejectedError) as error:
-            # A worker that is throwing the workflow out of its cache may take a part of the history
-            # for the whole. It has the whole the next time.
-            if not tries or _NONDETERMINISM not in str(error):
-                raise NotAnswered(f"{handle.id!r} could not answer {name!r}: {error}") from None
-
-
-async def _allowed(asking: Awaitable[AnswerT], id: str) -> AnswerT:
-    """The answer of an update; what its validator said is the reason why it was refused."""
-    try:
-        return await _answered(asking, id)
-    except WorkflowUpdateFailedError as error:
-        cause = error.cause
-        said = cause.message if isinstance(cause, ApplicationError) else str(cause)
-        raise Refused(said) from None
-
-
-def _rollout_of(host: WorkflowExecutionDescription) -> str:
-    """Whose host it is. The server is asked, and not the workflow: it may have no worker any more."""
-    info = host.raw_description.workflow_execution_info
-    # Its parent is a cluster, whose id begins with its rollout's.
-    return info.parent_execution.workflow_id.rpartition("/")[0]
+            raise what_it_means(error, self.id) from None
 
 
 def _operation() -> str:
     return uuid.uuid4().hex
-
-
-async def _answered(asking: Awaitable[AnswerT], id: str) -> AnswerT:
-    try:
-        return await asyncio.wait_for(asking, _PATIENCE.total_seconds())
-    except (
-        asyncio.TimeoutError,
-        RPCTimeoutOrCancelledError,
-        WorkflowUpdateRPCTimeoutOrCancelledError,
-    ):
-        raise _no_worker(id) from None
-    except RPCError as error:
-        raise _told(error, id) from None
-
-
-def _told(error: RPCError, id: str) -> Exception:
-    """What an RPC error means to an operator."""
-    if error.status is RPCStatusCode.NOT_FOUND:
-        if error.message.startswith("Namespace "):  # else it is "workflow not found"
-            why = error.message.rstrip(".")
-            return RolloutNotFound(f"{why}: nobody can look for workflow {id!r} there")
-        if "already completed" in error.message:
-            return RolloutNotFound(f"{id!r} has ended: it takes no more messages")
-        return RolloutNotFound(f"there is no workflow {id!r}, or its retention is over")
-    if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
-        return _no_worker(id)
-    if "no poller seen" in error.message:  # of a workflow that has ended it says so at once
-        return NotAnswered(
-            f"no worker answers for {id!r}: is one running on its task queue, with its class among the workflows?"
-        )
-    if "Workflow Task in failed state" in error.message:
-        return NotAnswered(
-            f"{id!r} cannot answer, its workflow task fails: is its class among the workflows of the "
-            "PatchingPlugin? The worker's log says why."
-        )
-    return error
-
-
-def _no_worker(id: str) -> NotAnswered:
-    return NotAnswered(
-        f"no worker answered for {id!r} within {_PATIENCE.seconds} seconds: is one "
-        "running on its task queue, with its class among the workflows?"
-    )

@@ -1,0 +1,266 @@
+"""``python -m tests.mutation run``: changes ``policy/`` in one place after the other, and looks who notices.
+
+Each mutant is tried in a process of its own, first by the simulation, then by the unit tests, until the first
+complaint. What survives is a gap of the tests, or no bug: ``REASONS`` says which.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.abc
+import importlib.machinery
+import json
+import os
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from .mutants import POLICY, Mutant, mutants
+from .reasons import REASONS
+
+for name in (
+    "cattrs",
+    "hypothesis",
+    "temporalio.client",
+    "temporalio.testing",
+    "temporalio.worker",
+):
+    importlib.import_module(name)  # once for all mutants, whose processes are forked from this one
+
+ROOT = POLICY.parent.parent.parent
+RESULTS = ROOT / "build" / "mutation.json"
+PAGE = ROOT / "docs" / "explanation" / "mutants.md"
+
+MODULES = (
+    "_rollout_policy",
+    "_cluster",
+    "_grants",
+    "_rollout",
+    "_approval",
+    "_window",
+    "_tally",
+    "_host",
+)
+"""Those in which a mistake costs most."""
+
+FIRST = {
+    "_rollout_policy": ("rollout_policy", "cluster", "explain"),
+    "_cluster": ("cluster", "steering", "parking"),
+    "_grants": ("rollout", "steering"),
+    "_rollout": ("rollout", "steering", "verbs"),
+    "_approval": ("approval",),
+    "_window": ("window",),
+    "_tally": ("cluster", "parking"),
+    "_host": ("host", "parking"),
+}
+"""The unit tests that know most of a module. The others are asked with ``--again``."""
+
+ROLLOUTS = 250
+MORE_ROLLOUTS = 2_000
+SIMULATION_SECONDS = 30
+UNIT_SECONDS = 90
+"""Of one core: several times what it takes. What takes longer hangs, which is noticed, too."""
+
+
+class _Planted(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    """Imports one module from another source."""
+
+    def __init__(self, name: str, source: str) -> None:
+        self._name, self._source = name, source
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self._name:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self, origin="mutant")
+
+    def get_source(self, fullname: str) -> str:
+        return self._source
+
+
+def _unit_tests(module: str, *, every: bool) -> list[str]:
+    folder = ROOT / "tests" / "unit"
+    first = [folder / f"test_policy_{name}.py" for name in FIRST.get(module, ())]
+    rest = [*sorted(folder.glob("test_policy_*.py")), folder / "test_carried.py"]
+    return [str(path) for path in dict.fromkeys((*first, *(rest if every else ())))]
+
+
+def _limit(seconds: int) -> None:
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    most = int(spent.ru_utime + spent.ru_stime) + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
+
+
+def _simulated(first: int, rollouts: int) -> str | None:
+    _limit(SIMULATION_SECONDS)
+    try:
+        from tests.sim import play
+
+        for seed in range(first, first + rollouts):
+            failure = play.play(seed).failure
+            if failure is not None:
+                return "the simulation"
+    except Exception:
+        return "the simulation"
+    return None
+
+
+def _tested(module: str, *, every: bool) -> bool:
+    _limit(UNIT_SECONDS)
+    sys.stdout.flush()
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    arguments = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "--tb=short"]
+    arguments += ["--hypothesis-profile=few", "-m", "not volume"]
+    code = pytest.main([*arguments, *_unit_tests(module, every=every)])
+    return code == 0
+
+
+def _trial(mutant: Mutant | None, pipe: int, *, every: bool) -> None:
+    if mutant is not None:
+        name = f"temporal_patching.policy.{mutant.module}"
+        sys.meta_path.insert(0, _Planted(name, mutant.source))
+    by = _simulated(0, ROLLOUTS)
+    if by is None:
+        # The suite ends its process by itself, so what it has found is told by the exit status, not by a return.
+        child = os.fork()
+        if not child:
+            module = mutant.module if mutant is not None else ""
+            os._exit(0 if _tested(module, every=every or mutant is None) else 1)
+        by = None if os.waitpid(child, 0)[1] == 0 else "the unit tests"
+    if by is None and every:
+        by = _simulated(ROLLOUTS, MORE_ROLLOUTS)
+    os.write(pipe, (by or "").encode())
+
+
+def tried(mutant: Mutant | None, *, every: bool) -> str | None:
+    """Who has noticed a mutant; None: nobody."""
+    out, into = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(out)
+        _trial(mutant, into, every=every)
+        os._exit(0)
+    os.close(into)
+    with os.fdopen(out) as told:
+        by = told.read()
+    status = os.waitpid(child, 0)[1]
+    return by or (None if status == 0 else "the simulation")  # out of time, or out of its mind
+
+
+def run(modules: Iterable[str], *, again: bool) -> int:
+    """Tries what has not been tried yet, or again what has survived."""
+    known: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if "nothing" not in known or again:
+        by = tried(None, every=again)
+        if by is not None:
+            print(f"nothing is changed, and yet {by} complain")
+            return 1
+        known["nothing"] = ""
+    for module in modules:
+        there = list(mutants(module))
+        keys = {mutant.key for mutant in there}
+        for key in [key for key in known if key.startswith(f"{module}.") and key not in keys]:
+            del known[key]
+        for mutant in there:
+            if mutant.key in known and (known[mutant.key] or not again):
+                continue
+            began = time.monotonic()
+            by = tried(mutant, every=again)
+            known[mutant.key] = by or ""
+            print(
+                f"{by or 'SURVIVED'}: {mutant.key} [{time.monotonic() - began:.1f} s]", flush=True
+            )
+            RESULTS.parent.mkdir(exist_ok=True)
+            RESULTS.write_text(json.dumps(known, indent=0, ensure_ascii=False))
+    unexplained = [
+        key for key, by in known.items() if not by and key != "nothing" and key not in REASONS
+    ]
+    for key in unexplained:
+        print(f"no reason: {key}")
+    return 1 if unexplained else 0
+
+
+def page() -> str:
+    """The page of the documentation."""
+    known: dict[str, str] = json.loads(RESULTS.read_text())
+    known.pop("nothing", None)
+    modules = [each for each in MODULES if any(key.startswith(f"{each}.") for key in known)]
+    rows = []
+    for module in modules:
+        by = Counter(by for key, by in known.items() if key.startswith(f"{module}."))
+        many = sum(by.values())
+        rows.append(
+            f"| `{module}` | {many:,} | {by['the simulation']:,} | {by['the unit tests']:,} | {by['']:,} |"
+        )
+    by = Counter(known.values())
+    rows.append(
+        f"| together | {len(known):,} | {by['the simulation']:,} | {by['the unit tests']:,} | {by['']:,} |"
+    )
+    survivors = "\n".join(
+        f"| `{key.partition(': ')[0]}` | {_code(key)} | {REASONS.get(key, 'not looked at yet')} |"
+        for key, by in known.items()
+        if not by
+    )
+    return f"""\
+# Mutants
+
+[The table of planted bugs](proof.md) holds mistakes that people make. Here a program makes them, without
+thinking: it changes each comparison and each boolean of the rules, one at a time, to what else could stand
+there (`<` becomes `<=`, `>`, `>=`, `==` and `!=`; `and` becomes `or`; a condition is negated; `in` becomes
+`not in`; `True` becomes `False`), by [cosmic-ray](https://cosmic-ray.readthedocs.io). Each mutant is tried
+first by {ROLLOUTS} rollouts of the simulation, then by the unit tests, then by {MORE_ROLLOUTS:,} rollouts
+more, until one complains. A mutant that nobody notices is a gap of the tests, or changes nothing.
+
+| module of `policy/` | mutants | noticed by the simulation | by the unit tests | by nobody |
+| --- | ---: | ---: | ---: | ---: |
+{chr(10).join(rows)}
+
+`make mutate` tries them all, which takes an hour or more, and writes this page. The other modules of `policy/`
+check, list and word what these have decided.
+
+## Those that nobody notices
+
+| where | change | why |
+| --- | --- | --- |
+{survivors}
+"""
+
+
+def _code(key: str) -> str:
+    before, _, after = key.partition(": ")[2].partition(" → ")
+    return f"`{_cell(before)}` → `{_cell(after)}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main() -> int:
+    """Runs what the arguments say."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    trying = verbs.add_parser("run", help="try what has not been tried yet")
+    trying.add_argument("modules", nargs="*", default=MODULES)
+    trying.add_argument(
+        "--again", action="store_true", help="and what has survived, by more rollouts and tests"
+    )
+    verbs.add_parser("page", help="write docs/explanation/mutants.md")
+    asked = parser.parse_args()
+    if asked.verb == "run":
+        return run(asked.modules, again=asked.again)
+    PAGE.write_text(page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
