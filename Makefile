@@ -12,7 +12,7 @@ ACTIVATED := PATH="$(CURDIR)/$(BIN):$$PATH"
 TYPED := src $(wildcard tests/typing examples)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo workshop pictures docs test all lint format types tests simulate planted mutate test-lowest test-pythons clean
+.PHONY: help demo workshop pictures docs test all lint format types tests simulate planted chaos soak mutate test-lowest test-pythons clean
 
 help:
 	@echo 'make demo          a rollout on this machine, with approval, waves and a failing host'
@@ -24,6 +24,8 @@ help:
 	@echo 'make simulate      rollouts against simulated hosts, a minute of them; SECONDS=600 for longer'
 	@echo 'make planted       plants bugs in a copy, looks whether the simulation finds them, writes docs/explanation/proof.md'
 	@echo 'make mutate        changes each comparison and boolean of the rules, looks who notices, writes docs/explanation/mutants.md'
+	@echo 'make chaos         the long table of servers and workers that are killed, stopped and cut off; half an hour'
+	@echo 'make soak          rollouts on real servers while workers and the server die; MINUTES=60 for longer'
 	@echo 'make test-lowest   unit and smoke tests with the lowest versions of all dependencies'
 	@echo 'make test-pythons  unit and smoke tests on each Python from 3.10 to 3.13 of this machine'
 	@echo 'make format        format the code and mend what lint can mend'
@@ -71,6 +73,12 @@ mutate: $(VENV)/.mutate
 	nice $(BIN)/python -m tests.mutation run $(MODULES)
 	nice $(BIN)/python -m tests.mutation run --again $(MODULES)
 	$(BIN)/python -m tests.mutation page
+
+chaos: $(VENV)/.dev
+	$(BIN)/python -m pytest -m chaos $(PYTEST_ARGS)
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.chaos soak --minutes '$(or $(MINUTES),5)' --seed '$(or $(SEED),0)'
 
 test-lowest: pyproject.toml
 	tests/other-environments lowest '$(PYTHON)'

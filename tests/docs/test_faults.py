@@ -1,0 +1,37 @@
+"""The table of faults is whole, and each test that it names exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+PAGE = TESTS.parent / "docs/explanation/faults.md"
+MARKED = re.compile(r"@pytest\.mark\.chaos\b[^\n]*\n(?:(?:@|\)|    )[^\n]*\n)*(?:async )?def (\w+)")
+
+
+def rows() -> list[list[str]]:
+    """The table's cells."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    table = [line for line in lines if re.match(r"\| \d+ \|", line)]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
+
+
+def test_every_fault_has_its_tests() -> None:
+    """52 of the plan and some more, in order; none without a test unless the table says that it has none."""
+    numbers = [int(row[0].strip(" |")) for row in rows()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) >= 52
+    for number, row in zip(numbers, rows(), strict=True):
+        assert len(row) == 5, f"{number}: {row}"
+        named = re.findall(r"`([\w/]+::\w+)`", row[4])
+        assert named or "not tested" in row[3], f"{number} names no test"
+
+
+def test_each_test_exists() -> None:
+    """Under that name, in that file; those with a dagger are those that `make chaos` runs, and no others."""
+    for row in rows():
+        for file, name, dagger in re.findall(r"`([\w/]+)::(\w+)`(†?)", row[4]):
+            text = (TESTS / f"{file}.py").read_text(encoding="utf-8")
+            assert re.search(rf"^(async )?def {name}\(", text, re.MULTILINE), f"{file}::{name}"
+            assert bool(dagger) == (name in MARKED.findall(text)), f"{file}::{name}"
