@@ -61,23 +61,25 @@ def strict(failures: int, **more: Any) -> RolloutPolicy:
     return RolloutPolicy(max_parallel=3, total_failure_budget=budget, **more)
 
 
-def test_what_is_at_risk_is_kept_though_no_slot_uses_it() -> None:
-    """A repair needs it again, before the cluster hears anything else: nobody else gets it."""
-    state = among(strict(3), at_work("a", 2, risk=3, max_parallel=2), at_work("b", 1, risk=1))
-    assert grants(state) == {"a": (2, 3), "b": (1, 1)}
+def test_what_is_not_in_use_is_given_on_when_its_cluster_has_said_so() -> None:
+    """Until it answers, one that was granted more at risk than it needs now may have it at risk."""
+    before = at_work("a", 2, risk=3, max_parallel=2)
+    assert grants(among(strict(3), before, at_work("b", 1, risk=1))) == {"a": (2, 2), "b": (2, 1)}
+    answered = at_work("a", 2, risk=2, max_parallel=2)
+    assert grants(among(strict(3), answered, at_work("b", 2, risk=1))) == {"a": (2, 2), "b": (2, 2)}
 
 
-def test_a_lower_total_takes_the_slot_and_leaves_what_is_at_risk() -> None:
-    """It says how many are in flight at once; how many may fail is another matter."""
+def test_a_slot_less_is_one_less_at_risk() -> None:
+    """A lower total: what may not be in flight cannot fail."""
     state = among(strict(2, max_parallel_total=2), at_work("a", 3, risk=3))
-    assert grants(state) == {"a": (2, 3)}
+    assert grants(state) == {"a": (2, 2)}
 
 
-def test_a_lower_budget_takes_first_what_is_not_in_use() -> None:
-    """Then from the widest; and nobody may start while more may be at risk than is allowed."""
+def test_a_lower_budget_takes_from_the_widest() -> None:
+    """And nobody may start while more may be at risk than is allowed."""
     policy, narrow = strict(1), at_work("b", 1, risk=1)
     unused = at_work("a", 2, risk=3, max_parallel=2)
-    assert grants(among(strict(2), unused, narrow)) == {"a": (2, 2), "b": (1, 1)}
+    assert grants(among(strict(2), unused, narrow)) == {"a": (2, 2), "b": (1, 0)}
     assert grants(among(policy, unused, narrow)) == {"a": (1, 1), "b": (1, 0)}
     fallen = at_work("a", 1, risk=1, max_parallel=2)
     assert grants(among(policy, fallen, narrow)) == {"a": (1, 1), "b": (1, 1)}
