@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections import Counter
@@ -289,6 +290,7 @@ def told(tally: Tally, *, minutes: float, seed: int) -> str:
             f"{_spread(tally.after_server)}",
             f"out of service at the end: {tally.left_out}, each of them reported",
             f"histories read and replayed: {tally.histories:,}",
+            f"the machine's load at the end: {os.getloadavg()[1]:.1f}, on {os.cpu_count()} cores",
             *(f"WRONG: {each}" for each in tally.problems),
             "nothing is wrong" if not tally.problems else f"{len(tally.problems)} things are wrong",
         ]
