@@ -592,9 +592,17 @@ def test_returned_unhealthy() -> None:
     assert re.match(
         r"S8 eu-1 at 9.000 s .*: returned to service, and no health check went well", said
     )
-    assert broken(truth, attrs.evolve(told, health="not checked"), asked().made()) == []
     accepted = asked().verb("accept", by=ALICE, host="eu-1").made()
     assert broken(truth, told, accepted) == []
+
+
+def test_a_procedure_with_an_update_of_its_own() -> None:
+    """S9 is silent where the fleet cannot know what an update is; without any step it is not."""
+    truth = Truth("eu-1").did("eu-1", "apply_release")
+    assert broken(truth, report(patched=1)) == []
+    assert broken(Truth("eu-1"), report(patched=1)) == [
+        "S9 no host is named: 1 hosts are PATCHED, really 0"
+    ]
 
 
 def test_patched_and_said_to_be_unchanged() -> None:

@@ -162,6 +162,8 @@ def _start_gate(case: Case, evidence: Evidence, request: Mapping[str, Any]) -> I
 def _starts(case: Case, evidence: Evidence) -> Iterator[str]:
     """What a cluster had been told when it started a host."""
     sizes = {each.cluster: _size(each) for each in case.report.clusters}
+    request = evidence.request or {}
+    waits = request.get("policy", {}).get("on_busy_host") == "wait"  # those may be told in between
     for start in evidence.starts:
         if start.again:
             continue
@@ -177,11 +179,11 @@ def _starts(case: Case, evidence: Evidence) -> Iterator[str]:
             ("was told to stop", orders.get("stop") is not None),
             ("was told of an abort", orders.get("kill") is not None),
             ("is outside of its windows", orders.get("window_open") is False),
-            ("was cancelled", start.cancelled),
+            ("was cancelled", start.cancelled and not waits),
         ):
             if is_so:
                 yield f"S3 {where}: started, and {start.cluster} {what}"
-        policy = orders.get("policy") or (evidence.request or {}).get("policy")
+        policy = orders.get("policy") or request.get("policy")
         if policy is None or start.cluster not in sizes:
             continue
         allowed = max(_amount(policy["max_parallel"], sizes[start.cluster]), 1)
@@ -309,8 +311,9 @@ def _soaked(begun: Sequence[Span], span: Span, wait: timedelta, before: str) -> 
 
 def _healthy(case: Case) -> Iterator[str]:
     """What an update has touched returns to service by a health check only, where there is one."""
-    if case.report.health != "checked":
-        return
+    checks = (line for some in case.lines.values() for line in some)
+    if not any(line.step == "check_service_health" for line in checks):
+        return  # there is none, or it is a step of another name
     for host, lines in case.lines.items():
         touched = False
         healthy = False
