@@ -12,7 +12,7 @@ ACTIVATED := PATH="$(CURDIR)/$(BIN):$$PATH"
 TYPED := src $(wildcard tests/typing examples)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo workshop pictures docs test all lint format types tests simulate planted chaos soak test-lowest test-pythons clean
+.PHONY: help demo workshop pictures docs test all lint format types tests simulate planted chaos soak mutate test-lowest test-pythons clean
 
 help:
 	@echo 'make demo          a rollout on this machine, with approval, waves and a failing host'
@@ -23,6 +23,7 @@ help:
 	@echo 'make tests         only the tests; PYTEST_ARGS="tests/unit -k gather" chooses'
 	@echo 'make simulate      rollouts against simulated hosts, a minute of them; SECONDS=600 for longer'
 	@echo 'make planted       plants bugs in a copy, looks whether the simulation finds them, writes docs/explanation/proof.md'
+	@echo 'make mutate        changes each comparison and boolean of the rules, looks who notices, writes docs/explanation/mutants.md'
 	@echo 'make chaos         the long table of servers and workers that are killed, stopped and cut off; half an hour'
 	@echo 'make soak          rollouts on real servers while workers and the server die; MINUTES=60 for longer'
 	@echo 'make test-lowest   unit and smoke tests with the lowest versions of all dependencies'
@@ -68,6 +69,11 @@ simulate: $(VENV)/.dev
 planted: $(VENV)/.dev
 	$(BIN)/python -m tests.sim planted --write
 
+mutate: $(VENV)/.mutate
+	nice $(BIN)/python -m tests.mutation run $(MODULES)
+	nice $(BIN)/python -m tests.mutation run --again $(MODULES)
+	$(BIN)/python -m tests.mutation page
+
 chaos: $(VENV)/.dev
 	$(BIN)/python -m pytest -m chaos $(PYTEST_ARGS)
 
@@ -97,6 +103,10 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python $(NEWER_PIP)
 	$(BIN)/python $(PIP_INSTALL) --editable '.[cli,demo,ssh]' --group dev
 	@touch $@ $(VENV)/.demo $(VENV)/.workshop
+
+$(VENV)/.mutate: $(VENV)/.dev
+	$(BIN)/python $(PIP_INSTALL) --group mutate
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .venvs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -100,6 +100,7 @@ class PatchingPlugin(SimplePlugin):
     def __init__(
         self, activities: PatchActivities | None = None, *, workflows: Sequence[type] = ()
     ) -> None:
+        self._given = activities
         self._classes = tuple(_with_children(workflows))
         made = [] if activities is None else _activities(activities, self._classes)
         self._sync = any(not inspect.iscoroutinefunction(each) for each in made)
@@ -132,6 +133,9 @@ class PatchingPlugin(SimplePlugin):
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
         """See base class."""
         config = super().configure_worker(config)
+        client = config.get("client")
+        if self._given is not None and client is not None:
+            self._given._worker_starts(client, config.get("task_queue") or "")
         # Before all others, so that those see the failures as they were raised.
         there = config.get("interceptors") or []
         new = [each for each in self._parking if each not in there]

@@ -61,6 +61,14 @@ def consumer(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def developer(wheel: Path, consumer: Path) -> Path:
+    """The project's folder, with what its developers need: the extra for tests, too."""
+    python = consumer / "venv/bin/python"
+    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[testing]", cwd=consumer)
+    return consumer
+
+
 def make_hosts(consumer: Path, cluster: str, names: list[str]) -> list[Path]:
     """Make folders that stand for hosts: version 1 installed, version 2 to be had."""
     hosts = [consumer / "fleet" / cluster / name for name in names]
@@ -133,8 +141,33 @@ def test_installed_alone(consumer: Path) -> None:
         run(consumer / "venv/bin/python", "-W", "error", "-c", code.format(room), cwd=consumer)
 
 
-def test_mypy(consumer: Path) -> None:
+def test_without_pytest(consumer: Path) -> None:
+    """A rehearsal needs no pytest, and its fixtures say what to install."""
+    code = (
+        "import importlib.util as found\n"
+        "assert found.find_spec('pytest') is None\n"
+        "from temporal_patching.testing import rehearse\n"
+        "try:\n"
+        "    import temporal_patching.testing.pytest_plugin\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    said = run(consumer / "venv/bin/python", "-W", "error", "-c", code, cwd=consumer)
+    assert "pip install 'temporal-patching[testing]'" in said
+
+
+def test_release(developer: Path) -> None:
+    """The project's own tests rehearse its rollout, with nothing installed but the extra."""
+    said = run(
+        developer / "venv/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider",
+        "test_release.py", cwd=developer,
+    )  # fmt: skip
+    assert "3 passed" in said
+
+
+def test_mypy(developer: Path) -> None:
     """The project passes `mypy --strict`."""
+    consumer = developer
     if importlib.util.find_spec("mypy") is None:
         pytest.skip("mypy is not in this environment")
     python = consumer / "venv/bin/python"
@@ -144,8 +177,9 @@ def test_mypy(consumer: Path) -> None:
     )  # fmt: skip
 
 
-def test_pyright(consumer: Path) -> None:
+def test_pyright(developer: Path) -> None:
     """The project passes `pyright` in strict mode."""
+    consumer = developer
     if importlib.util.find_spec("pyright") is None:
         pytest.skip("pyright is not in this environment")
     (consumer / "pyrightconfig.json").write_text(

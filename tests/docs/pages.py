@@ -235,7 +235,7 @@ class Page:
             path.write_text(source, encoding="utf-8")
             compile(source, str(path), "exec")
             self._files[named[1]] = source
-            if path.name.startswith("test_"):
+            if path.name.startswith("test_") or path.name == "conftest.py":
                 self._used.append(path.stem)  # pytest finds it
             return
         self._used.append(source)

@@ -1,7 +1,33 @@
-"""Why a mutant that nobody notices is no bug."""
+"""Why a mutant that nobody notices is no bug. A reason holds for the lines that it was written for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-REASONS: Mapping[str, str] = {}
+_GIVEN = "no bug: whoever makes one gives it, the default is never used"
+_ORDERED = "no bug: what is taken is given back at once, each keeps its own"
+
+REASONS: Mapping[str, str] = {
+    "_rollout_policy.Allowed: stop_on_failed_wave: bool = True → stop_on_failed_wave: bool = False": _GIVEN,
+    "_rollout_policy.Allowed: failures_in_percent: bool = False → failures_in_percent: bool = True": _GIVEN,
+    "_rollout_policy.Allowed: unreachable_in_percent: bool = False → "
+    "unreachable_in_percent: bool = True": _GIVEN,
+    "_rollout_policy.Allowed: strict: bool = False → strict: bool = True": _GIVEN,
+    "_rollout_policy.ClusterPlan: soaks: bool = False → soaks: bool = True": _GIVEN,
+    "_tally.ended: tally: TallyT, host: int, state: HostState, *, left_out: bool, parked: bool = False → "
+    "tally: TallyT, host: int, state: HostState, *, left_out: bool, parked: bool = True": _GIVEN,
+    "_grants._fair: while (free < 0 or left < 0) and any(shares.values()): # a lower limit → "
+    "while (free < 0 or left <= 0) and any(shares.values()): # a lower limit": _ORDERED,
+    "_cluster._without_wave: return evolve(state, codes=bytes(codes), group=Group(wave=wave, limit=0), "
+    "soaked=True) → return evolve(state, codes=bytes(codes), group=Group(wave=wave, limit=0), "
+    "soaked=False)": "no bug: a group of which nothing has started does not soak anyway",
+    "_cluster._fill: state, more = _stop(state, _why_stuck(state), cancel=False) → "
+    "state, more = _stop(state, _why_stuck(state), cancel=True)": (
+        "no bug: nothing is in flight here, so there is nothing to cancel"
+    ),
+    "_rollout._at_gates: waiting = [view for view in state.clusters if view.at_gate and "
+    'view.phase == "running"] → waiting = [view for view in state.clusters if view.at_gate or '
+    'view.phase == "running"]': (
+        "no bug: one that has ended waits at no gate, and before wave 0 there is none"
+    ),
+}

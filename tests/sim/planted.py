@@ -431,4 +431,31 @@ This table is generated: `make planted`. Seconds are those of one core.
 | planted | broken | rollouts until then | seconds |
 | --- | --- | ---: | ---: |
 {rows}
+
+What a program plants, without thinking, stands in [Mutants](mutants.md).
+{MEASURED}"""
+
+
+MEASURED = """
+## How fast
+
+`python benchmarks/decide.py` writes down what the machines are told in 300 simulated rollouts of 20 hosts, faults,
+verbs and overtaken messages included (the median one finishes 19 hosts), and has them decide all of it again:
+
+| machine | events | decided a second, one core |
+| --- | ---: | ---: |
+| host | 49,116 | 134,000 |
+| cluster | 18,428 | 114,000 |
+| rollout | 8,611 | 40,000 |
+| together | 76,155 | 102,000 |
+
+It is the code that is shipped, as it is shipped: there is no faster one beside it. It was 38,000 together as
+long as each state was made anew of all its fields; now it is copied. With hosts, messages and a look at all the
+rules above after every event, the simulation comes to about 190 rollouts (2,200 hosts, 15,000 events) a second.
+
+What is not simulated in this way is the workflows around the machines. A host's workflow alone, activated by
+hand in one process with nothing checked, goes through its 11 steps 385 times a second and core (2.6 ms a host,
+4,600 activations a second). With its cluster, its rollout and the messages between them that would be some ten
+rollouts of 20 hosts a second, a twentieth of what is simulated here, over a private interface of the SDK. So
+the workflows are tried on real servers, and what they decide here.
 """

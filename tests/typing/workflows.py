@@ -39,7 +39,15 @@ from temporal_patching.policy import (
     Step,
     Steps,
 )
-from temporal_patching.testing import FailAt, SimulatedFleet, SimulatedHost
+from temporal_patching.testing import (
+    FailAt,
+    Fault,
+    Hang,
+    ServedFleet,
+    SimulatedFleet,
+    SimulatedHost,
+    some_faults,
+)
 from temporal_patching.worker import PatchingPlugin
 from temporal_patching.workflow import (
     ApprovalMixin,
@@ -242,9 +250,20 @@ def procedure(steps: Steps) -> None:
     Step("warn", kind="odd")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+class Reboots(Fault):
+    def strikes(self, host: SimulatedHost) -> SimulatedHost:
+        return host
+
+
 def simulate() -> PatchActivities:
     fleet = SimulatedFleet({"eu-1": 3}, faults={"eu-1-2": FailAt("perform_update", times=1)})
     assert_type(fleet.host("eu-1-1"), SimulatedHost)
+    assert_type(SimulatedFleet.at("simulated://key@127.0.0.1:1"), ServedFleet)
+    assert_type(fleet.around(DebianHosts()), PatchActivities)
+    chance = some_faults(4711, {"eu-1": 3}, weights={FailAt: 1, Hang: 0.5})
+    assert_type(chance, dict[str, tuple[Fault, ...]])
+    SimulatedFleet({"eu-1": 3}, faults=chance)
+    SimulatedFleet({"eu-1": 3}, faults={"eu-1-1": Reboots("reboot", times=2)})
     return fleet.implementing("perform_update")
 
 

@@ -235,6 +235,18 @@ def test_the_same_vote_is_about_the_same_plan() -> None:
     assert about_none == "gate 'start' is about no plan: vote without 'digest' (got 'two')"
 
 
+def test_a_vote_that_names_no_plan_is_no_repeat_where_one_must_be_named() -> None:
+    """Who has approved the plan that is shown, and approves again without naming it, is told what is missing."""
+    policy = ApprovalPolicy(approvers=PEOPLE[:2], quorum=2, timeout=HOUR, bound_to_plan=True)
+    shown = opened(Ballot(gate="start", policy=policy, requester="", digest="one"), NOON)
+    voted = cast(shown, attrs.evolve(yes("alice@example.com"), digest="one"))
+    assert voted.approvals == 1
+    why = why_refused(voted, yes("alice@example.com"))
+    assert why == "a vote at gate 'start' must name the 'digest' of the plan that it approves"
+    rejected = cast(shown, no("alice@example.com"))
+    assert why_refused(rejected, no("alice@example.com")) is None, "a reject is about every plan"
+
+
 @pytest.mark.parametrize("end", [expired, cancelled])
 def test_what_is_decided_stays_decided(end: object) -> None:
     """A gate that was approved neither expires nor is cancelled afterwards."""
@@ -260,6 +272,7 @@ def test_a_policy_that_cannot_be_met_is_refused() -> None:
     ]
     with pytest.raises(InvalidRequest, match="'remind_every' must be >= 1/1000 of 'timeout'"):
         ApprovalPolicy(approvers=["alice"], timeout=HOUR, remind_every=timedelta(seconds=1))
+    ApprovalPolicy(approvers=["alice"], timeout=1000 * HOUR, remind_every=HOUR)
     with pytest.raises(InvalidRequest, match="'approvers' must be a list \\(got 'alice'\\)"):
         ApprovalPolicy(approvers="alice", timeout=HOUR)
 

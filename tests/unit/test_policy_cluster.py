@@ -58,6 +58,7 @@ from temporal_patching.policy._cluster import (
     host_state,
     may_begin,
     needs,
+    only_parked,
     outcome,
     quiet,
     unanswered,
@@ -1191,30 +1192,104 @@ def test_no_slot_is_given_back_before_the_end() -> None:
     assert not gives_back(free.state, None), "without a total nobody counts"
 
 
-def test_a_smaller_grant_is_answered_until_no_more_is_in_flight() -> None:
-    """Others get what it gives back when it has said so: at once, and each time that less is in flight."""
-    before = begin(RolloutPolicy(pilot_hosts=0, max_parallel=3), 9, slots=3).state
-    state, _ = decide(before, SlotsGranted(1))
-    assert gives_way(before, state, Told.of(before))
-    assert not gives_way(state, state, Told.of(state))
-    for host, news in ((0, True), (1, True), (2, False)):  # the last one makes room for another
-        told, before = Told.of(state), state
-        state, _ = decide(before, HostEnded(host=host, state=GOOD))
-        assert gives_way(before, state, told) is news, host
-    assert not gives_way(state, decide(state, SlotsGranted(3))[0], Told.of(state))
+def test_what_another_waits_for_is_told_at_once() -> None:
+    """A smaller grant, and each host that ends while more are in flight than it allows; nothing else."""
+    wide = begin(RolloutPolicy(pilot_hosts=0, max_parallel=3), 9, slots=3).state
+    told = Told.of(wide)
+    same, _ = decide(wide, SlotsGranted(3))
+    assert not gives_way(wide, same, told)
+    narrow, _ = decide(wide, SlotsGranted(2))
+    assert gives_way(wide, narrow, told)
+    assert gives_way(wide, narrow, None)
+    halted, _ = decide(narrow, HostHalted(host=0, halted=True))
+    assert not gives_way(narrow, halted, told), "as many are in flight as it has said"
+    fallen, _ = decide(narrow, HostEnded(host=0, state=GOOD))
+    assert gives_way(narrow, fallen, told)
+    assert not gives_way(narrow, fallen, None), "it has not said anything yet"
+    assert not gives_way(narrow, fallen, Told.of(fallen))
+    assert not gives_way(wide, decide(wide, HostEnded(host=0, state=GOOD))[0], told)
 
 
-def test_less_at_risk_is_answered_too() -> None:
-    """Under a lower strict total: what has failed or is in flight is more than it may be."""
+def test_what_may_fail_elsewhere_is_told_at_once() -> None:
+    """A smaller share of a strict total budget, and each success while more is at risk than it allows."""
     policy = RolloutPolicy(pilot_hosts=0, max_parallel=3, failure_budget=tolerant())
-    before, _ = decide(cluster_state(cluster_plan(policy, 9)), SlotsGranted(3, 3))
-    state, _ = decide(before, SlotsGranted(3, 1))
-    assert gives_way(before, state, Told.of(before))
-    told = Told.of(state)
-    failed, _ = decide(state, HostEnded(host=0, state=BAD))
-    assert not gives_way(state, failed, told), "as much at risk as before"
-    done, _ = decide(failed, HostEnded(host=1, state=GOOD))
-    assert gives_way(failed, done, told)
+    free = begin(policy, 9).state
+    wide, _ = decide(free, SlotsGranted(None, 3))
+    assert gives_way(free, wide, Told.of(free))
+    told = Told.of(wide)
+    narrow, _ = decide(wide, SlotsGranted(None, 2))
+    assert gives_way(wide, narrow, told)
+    failed, _ = decide(narrow, HostEnded(host=0, state=BAD))
+    assert not gives_way(narrow, failed, told), "it counts as before"
+    fallen, _ = decide(narrow, HostEnded(host=0, state=GOOD))
+    assert gives_way(narrow, fallen, told)
+
+
+def test_the_limit_that_holds_is_the_one_that_is_named() -> None:
+    """A cluster that is stuck at both of its limits is stuck at the larger one."""
+    for out, said in ((1, "max_out_of_service is 1"), (2, "max_per_domain is 1")):
+        policy = RolloutPolicy(
+            pilot_hosts=0,
+            failure_budget=tolerant(),
+            max_out_of_service=out,
+            order=HostOrder(domain_label="rack", max_per_domain=1),
+        )
+        state, _ = decide(
+            cluster_state(cluster_plan(policy, 2, domains=("r1", "r1"))), SlotsGranted(None)
+        )
+        state, _ = decide(state, HostEnded(host=0, state=BAD, left_out=True))
+        assert state.stopped == f"nothing may start: 1 held out of service, {said}"
+
+
+def test_a_host_that_had_to_wait_begins_only_where_hosts_may_start() -> None:
+    """Not while it is paused, outside a window, or when it stops; that it drains is no matter."""
+    flying = begin(RolloutPolicy(pilot_hosts=0), 3).state
+    assert may_begin(flying)
+    assert may_begin(decide(flying, DrainRequested())[0])
+    for event in (
+        PauseChanged("host"),
+        PauseChanged("step"),
+        WindowChanged(False),
+        StopRequested(reason="enough", cancel=False),
+    ):
+        after, _ = decide(flying, event)
+        assert not may_begin(after), event
+
+
+def test_a_lower_budget_stops_at_once() -> None:
+    """It has been exceeded already: nothing starts any more. What has stopped keeps its reason."""
+    wide = RolloutPolicy(pilot_hosts=0, failure_budget=tolerant())
+    failed, _ = decide(begin(wide, 4).state, HostEnded(host=0, state=BAD))
+    strict = LimitsChanged(cluster_plan(attrs.evolve(wide, failure_budget=FailureBudget()), 4))
+    stopped, commands = decide(failed, strict)
+    assert stopped.stopped == "1 host failed, 0 allowed"
+    assert commands == (CancelHosts("1 host failed, 0 allowed"),)
+    told, _ = decide(failed, StopRequested(reason="enough", cancel=False))
+    assert decide(told, strict)[0].stopped == "enough"
+
+
+def test_only_people_can_move_a_cluster_whose_room_is_parked() -> None:
+    """As many are out of service as may be: nothing starts beside a parked host, until it is not held."""
+    policy = RolloutPolicy(pilot_hosts=0, failure_budget=tolerant(), max_out_of_service=1)
+    held = park(begin(policy, 3), BAD)
+    assert held.state.in_flight == 0
+    assert only_parked(held.state)
+    serving = park(begin(policy, 3), BAD, left_out=False)
+    assert serving.state.in_flight == 1
+    assert not only_parked(serving.state)
+    paused, _ = decide(held.state, PauseChanged("host"))
+    asked, _ = decide(paused, RepairAsked(number=1, host=0, how="retry"))
+    assert not only_parked(asked), "somebody has said what is to be done"
+    # Or by rack: only one of each may be out of service.
+    order = HostOrder(domain_label="rack", max_per_domain=1)
+    policy = attrs.evolve(policy, order=order, max_out_of_service=2)
+    for racks, alone in ((("r1", "r1"), True), (("r1", "r2"), False)):
+        plan = cluster_plan(policy, 2, domains=racks)
+        state, _ = decide(cluster_state(plan), SlotsGranted(1))
+        state, _ = decide(state, PauseChanged("host"))
+        state, _ = decide(state, HostEnded(host=0, state=BAD, left_out=True, parked=True))
+        assert state.in_flight == 0
+        assert only_parked(state) == alone
 
 
 def test_a_cluster_whose_slots_were_taken_back_ends_with_its_last_host() -> None:

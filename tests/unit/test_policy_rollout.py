@@ -837,6 +837,17 @@ def test_all_problems_of_a_plan_at_once() -> None:
     assert refused(flood).endswith("; and 80 more")
 
 
+@pytest.mark.parametrize(("twice", "more"), [(20, ""), (21, "; and 1 more")])
+def test_so_many_problems_are_named(twice: int, more: str) -> None:
+    """Twenty, and how many more there are."""
+    run = new({"eu-1": twice, "us-1": twice})
+    planned(run, "eu-1", hosts=names("web", twice))
+    planned(run, "us-1", hosts=names("web", twice))
+    said = refused(run)
+    assert said.count("is in cluster 'eu-1' and in cluster 'us-1'") == 20
+    assert said.endswith(f"'us-1'{more}")
+
+
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("before", [0, 1])
 def test_a_plan_that_can_never_start_is_refused(dry_run: bool, before: int) -> None:
@@ -1062,6 +1073,21 @@ def test_failures_add_up_over_all_clusters() -> None:
     assert commands == [StopCluster("b", reason), StopCluster("c", reason)]
 
 
+def test_a_lower_total_budget_stops_at_once() -> None:
+    """It has been exceeded already. Before anything runs it is only noted."""
+    tolerant = FailureBudget(max_failures=9)
+    policy = RolloutPolicy(failure_budget=tolerant, total_failure_budget=tolerant)
+    lower = LimitsRequested(
+        policy=attrs.evolve(policy, total_failure_budget=FailureBudget(max_failures=1))
+    )
+    run = running({"eu-1": 9, "us-1": 9}, policy)
+    progressed(run, "eu-1", acted=1, failed=1)
+    progressed(run, "us-1", acted=1, failed=1)
+    reason = "over all clusters: 2 hosts failed, 1 allowed"
+    assert run.tell(lower) == [StopCluster(name, reason) for name in ("eu-1", "us-1")]
+    assert (run.state.phase, run.state.outcome) == ("stopping", Outcome.STOPPED)
+
+
 def test_only_an_end_without_a_report_keeps_the_larger_counts() -> None:
     """A newer message replaces an older one, since a repair makes failures fall; nobody's silence does."""
     policy = RolloutPolicy(total_failure_budget=FailureBudget(max_failures=3), stop_scope="cluster")
@@ -1135,6 +1161,20 @@ def test_a_gate_of_all_asks_when_nobody_is_on_the_way_to_it() -> None:
         OpenWaves("eu-1", frozenset({2})),
         OpenWaves("us-1", frozenset({1, 2})),
     }
+
+
+def test_a_gate_of_all_does_not_wait_for_a_cluster_that_stops() -> None:
+    """It will not come any more."""
+    run = running(
+        {"eu-1": 9, "us-1": 9},
+        RolloutPolicy(stop_scope="cluster"),
+        more_gates=("wave-2", "promote/us-1"),
+    )
+    assert arrives(run, "us-1", 1) == [OpenGate("promote/us-1")]
+    assert arrives(run, "eu-1", 2) == []
+    shut = GateShut(gate="promote/us-1", outcome=Outcome.REJECTED, reason="not now")
+    assert run.tell(shut) == [StopCluster("us-1", "not now")]
+    assert arrives(run, "eu-1", 2) == [OpenGate("wave-2")]
 
 
 def test_a_gate_of_one_cluster_asks_at_once_and_stops_it_alone() -> None:

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from temporal_patching.exceptions import InvalidRequest
-from temporal_patching.policy import FailureBudget, RolloutPolicy
+from temporal_patching.policy import FailureBudget, RolloutPolicy, Soak
 from temporal_patching.policy._rollout_policy import (
+    MAX_CHECKS,
     MAX_PARALLEL,
+    NOTICE_KINDS,
     allowed,
     cluster_plan,
     wave_sizes,
@@ -98,6 +100,20 @@ def test_a_percentage_waits_for_its_sample_and_a_number_does_not() -> None:
     assert number.why_exceeded(failed=3, unreachable=0, sample=3) is not None
 
 
+def test_a_percentage_of_unreachable_hosts_waits_for_its_sample_too() -> None:
+    """Stopping by it, and holding back by it; a number waits for nothing."""
+    percent = allowed(FailureBudget(max_unreachable="4%", min_sample=10, strict=True), 50)
+    assert percent.why_exceeded(failed=0, unreachable=9, sample=9) is None
+    why = percent.why_exceeded(failed=0, unreachable=3, sample=10)
+    assert why == "3 hosts unreachable, 2 allowed"
+    number = allowed(FailureBudget(max_unreachable=2, min_sample=10, strict=True), 50)
+    assert number.why_exceeded(failed=0, unreachable=3, sample=3) is not None
+    told = {"failed": 0, "unreachable": 3, "in_flight": 0}
+    assert percent.admits(**told, sample=9)
+    assert not percent.admits(**told, sample=10)
+    assert not number.admits(**told, sample=9)
+
+
 @given(failure_budgets(), st.integers(0, 60), st.data())
 def test_only_a_strict_budget_holds_hosts_back_and_never_for_ever(
     budget: FailureBudget, hosts: int, data: st.DataObject
@@ -124,6 +140,11 @@ def test_the_defaults_are_slow_rather_than_wide() -> None:
         "rollout",
         "fail",
     )
+
+
+def test_nobody_is_told_of_each_host_that_went_well() -> None:
+    """Of five thousand hosts that would be ten thousand notices; all else is told."""
+    assert set(NOTICE_KINDS) - set(RolloutPolicy().notices) == {"host_started", "host_patched"}
 
 
 def test_all_problems_at_once() -> None:
@@ -155,6 +176,15 @@ def test_a_duration_has_an_end() -> None:
     """A deadline that is no date any more would hang a workflow: durations end at ten years."""
     with pytest.raises(InvalidRequest, match="'busy_host_timeout' must be <= 3650 days"):
         RolloutPolicy(busy_host_timeout=timedelta.max)
+
+
+def test_a_soak_looks_a_thousand_times_at_most() -> None:
+    """More would fill a history; exactly as many are allowed, and so is a soak that only waits."""
+    second = timedelta(seconds=1)
+    assert Soak(duration=MAX_CHECKS * second, check_every=second).check_every == second
+    assert Soak(duration=(MAX_CHECKS + 1) * second).check_every is None
+    with pytest.raises(InvalidRequest, match="'check_every' must be >= 1/1000 of 'duration'"):
+        Soak(duration=(MAX_CHECKS + 1) * second, check_every=second)
 
 
 def test_a_strict_total_budget_has_no_conditions() -> None:

@@ -322,6 +322,19 @@ async def test_a_signal_is_an_exit_status_as_shells_say_it() -> None:
         assert done.exit_status == 137
 
 
+async def test_a_command_that_is_killed_with_its_host_is_unknown() -> None:
+    """One that goes down may kill the command first and its sshd a moment later: nobody knows what was done."""
+
+    async def goes_down(server: Server, process: Process) -> None:
+        process.exit_with_signal("KILL")
+        await asyncio.sleep(0.1)
+        process.channel.get_connection().abort()
+
+    async with serve(goes_down) as server:
+        with pytest.raises(OutcomeUnknown, match="while 'x' ran"):
+            await server.ssh().run("127.0.0.1", ["x"], timeout=LONG)
+
+
 @pytest.mark.parametrize("end", ["", "!", "!!", "!!!"])
 @pytest.mark.parametrize("unit", ["x", "é", "€", "😀"])
 async def test_output_is_capped_at_4_kib(unit: str, end: str) -> None:

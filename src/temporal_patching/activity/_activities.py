@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Awaitable
 from typing import get_type_hints
 
+from temporalio.client import Client
+
 from ..models import (
     FleetHealth,
     FleetQuery,
@@ -118,6 +120,9 @@ class PatchActivities:
     def notify(self, notice: Notice) -> Awaitable[None] | None:
         """One door for every notification. It never holds up the rollout; five attempts in two minutes."""
         raise NotImplementedError
+
+    def _worker_starts(self, client: Client, task_queue: str) -> None:
+        """Called when a worker is made with it. A simulated fleet refuses servers that are not for tests."""
 
 
 def implemented(activities: type[PatchActivities]) -> frozenset[str]:

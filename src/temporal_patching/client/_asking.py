@@ -90,7 +90,7 @@ def what_it_means(error: RPCError, id: str) -> Exception:
     if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
         return no_worker(id)
     if error.status is RPCStatusCode.UNAVAILABLE:
-        return NotAnswered(f"the Temporal server did not answer for {id!r}: {error.message}")
+        return NotAnswered(f"the server did not answer for {id!r}: {error.message}")
     if "no poller seen" in error.message:  # of a workflow that has ended it says so at once
         return NotAnswered(
             f"no worker answers for {id!r}: is one running on its task queue, with its class among the workflows?"

@@ -10,8 +10,8 @@ from ..exceptions import InvalidRequest, Refused, RolloutNotFound
 from ..models import ClusterReport, HostResult, HostsPage, HostsQuery
 from ..policy._tally import IN_FLIGHT
 from ..workflow import gather
-from ..workflow._cluster_run import host_workflow_id
-from ..workflow._rollout_run import cluster_workflow_id
+from ..workflow._clusters import cluster_workflow_id
+from ..workflow._in_flight import host_workflow_id
 from ._asking import RUNNING, answered, query
 
 _FLYING = IN_FLIGHT.decode()

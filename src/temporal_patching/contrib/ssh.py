@@ -60,6 +60,8 @@ except ImportError as _missing:
 __all__ = ["CommandFailed", "CommandResult", "HostKeyRefused", "Reboot", "Ssh"]
 
 _OUTPUT_LIMIT = 4096
+_GOING_DOWN = 3.0
+"""Seconds within which a host that killed a command ends the connection, too, if it goes down."""
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:%-]*", re.ASCII)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
@@ -466,6 +468,7 @@ class _Session(asyncssh.SSHClientSession[bytes]):
         self.output = _Tail()
         self.stdout = _Tail()
         self.exit_status: int | None = None
+        self.killed = False
         self.lost: Exception | None = None
         self.closed = asyncio.Event()
 
@@ -481,7 +484,7 @@ class _Session(asyncssh.SSHClientSession[bytes]):
         self.exit_status = status
 
     def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:
-        self.exit_status = _status_of(signal)
+        self.exit_status, self.killed = _status_of(signal), True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = exc
@@ -534,7 +537,8 @@ async def _execute(
         await asyncio.wait({talking})
 
     problem = talking.exception() or session.lost
-    if session.exit_status is not None:
+    goes_down = session.killed and await _goes_down(connection)
+    if session.exit_status is not None and not goes_down:
         return CommandResult(
             exit_status=session.exit_status,
             output=session.output.text(),
@@ -546,6 +550,16 @@ async def _execute(
     if not session.opened:
         raise HostUnreachable(f"{host}: {reason}") from problem
     raise OutcomeUnknown(f"{host}: {reason} while {program!r} ran") from problem
+
+
+async def _goes_down(connection: asyncssh.SSHClientConnection) -> bool:
+    """Whether the connection ends, too: a host that goes down may kill a command before its sshd."""
+    closing = asyncio.ensure_future(connection.wait_closed())
+    try:
+        return bool((await asyncio.wait({closing}, timeout=_GOING_DOWN))[0])
+    finally:
+        closing.cancel()
+        await asyncio.wait({closing})
 
 
 def _failed(host: str, program: str, result: CommandResult) -> CommandFailed:

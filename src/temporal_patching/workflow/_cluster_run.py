@@ -27,7 +27,6 @@ from ._cluster_report import KeptReports, cluster_report
 from ._cluster_shown import cluster_progress, hosts_page
 from ._failures import cancel_reason, root_text, wait_undisturbed
 from ._in_flight import HostsInFlight
-from ._in_flight import host_workflow_id as host_workflow_id
 from ._length import is_full, is_long
 from ._listing import Listing, frozen, list_hosts, listed, plan_of, taken_over
 from ._loop import MachineLoop

@@ -36,7 +36,6 @@ from ._approval import ApprovalEvent, ApprovalMixin
 from ._audit import POLICY, Audit, decided
 from ._cluster_told import ToldByClusters, events_of
 from ._clusters import Clusters
-from ._clusters import cluster_workflow_id as cluster_workflow_id
 from ._failures import wait_undisturbed
 from ._length import is_full
 from ._loop import MachineLoop

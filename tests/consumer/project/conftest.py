@@ -1,0 +1,1 @@
+pytest_plugins = ["temporal_patching.testing.pytest_plugin"]
