@@ -8,6 +8,8 @@ import pytest
 from temporal_patching.policy import Outcome, RolloutPolicy
 from temporal_patching.policy._rollout import decide, hosts_may_start
 from temporal_patching.policy._rollout_state import (
+    AbortRequested,
+    CancelCluster,
     ClusterPlanned,
     GatePassed,
     GateShut,
@@ -101,3 +103,16 @@ def test_an_approval_that_is_not_given_again_stops_what_runs() -> None:
     running = attrs.evolve(stale, outcome=Outcome.STOPPED, reason="b has stopped alone")
     state, _ = decide(running, no)
     assert (state.outcome, state.reason) == (Outcome.STOPPED, "b has stopped alone")
+
+
+def test_an_abort_cancels_what_a_late_reject_lets_end() -> None:
+    """Hosts are in flight. Where nothing has begun there is nothing to cancel: it ends by itself."""
+    no, abort = GateShut(outcome=Outcome.REJECTED, reason="no"), AbortRequested(reason="enough")
+    shut, _ = decide(at_work(), WindowChanged(False))
+    stale, _ = decide(shut, WindowChanged(True, stale=True))
+    late, _ = decide(stale, no)
+    aborted, commands = decide(late, abort)
+    assert aborted.outcome is Outcome.ABORTED
+    assert commands == (CancelCluster("a", "enough"), CancelCluster("b", "enough"))
+    early, _ = decide(at_gate(), no)
+    assert decide(early, abort) == (early, ())
