@@ -54,7 +54,7 @@ FIRST = {
     "_rollout_policy": ("rollout_policy", "cluster", "explain"),
     "_cluster": ("cluster", "steering", "parking"),
     "_grants": ("grants", "rollout", "steering"),
-    "_rollout": ("grants", "rollout", "window", "steering", "repair", "verbs"),
+    "_rollout": ("grants", "rollout_windows", "rollout", "steering", "repair", "verbs"),
     "_approval": ("approval",),
     "_window": ("window",),
     "_tally": ("cluster", "parking"),

@@ -130,3 +130,13 @@ def test_a_repair_brings_its_slot_along_and_is_told_once() -> None:
     state, commands = decide(state, retry)
     assert commands == (TellCluster("a"),)
     assert (state.clusters[0].slots, state.clusters[0].risk) == (2, 2)
+
+
+def test_other_limits_are_told_to_each_once() -> None:
+    """A grant that they change goes along."""
+    policy = RolloutPolicy(max_parallel=3, max_parallel_total=4)
+    state = among(policy, at_work("a", 3), at_work("b", 1))
+    lower = LimitsRequested(policy=attrs.evolve(policy, max_parallel_total=2))
+    state, commands = decide(state, lower)
+    assert commands == (TellCluster("a"), TellCluster("b"))
+    assert [view.slots for view in state.clusters] == [1, 0]
