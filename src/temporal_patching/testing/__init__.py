@@ -32,7 +32,7 @@ from ._fleet import SimulatedFleet
 from ._hosts import SimulatedHost
 from ._invariants import InvariantsBroken, check_invariants
 from ._log import Effect, FleetTruth
-from ._people import Approve, Deed, Reject, Steer, Verb
+from ._people import Approve, Deed, Reject, Steer
 from ._rehearsal import Counted, Rehearsal
 from ._rehearse import RehearsalFailed, Rehearser, rehearse
 from ._served import ServedFleet
@@ -79,7 +79,6 @@ __all__ = [
     "Steer",
     "Unchanged",
     "Unreachable",
-    "Verb",
     "check_invariants",
     "rehearse",
     "some_faults",

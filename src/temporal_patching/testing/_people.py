@@ -15,9 +15,6 @@ from ..policy._rules import did_you_mean
 from ._environment import Alarms, Clock
 from ._watch import Attempt
 
-Verb = Callable[[Rollout[Any]], Awaitable[object]]
-"""What somebody does with a rollout: ``lambda rollout: rollout.pause(by="bob@example.com")``."""
-
 ASKED_AT_ONCE = timedelta(0)
 
 
@@ -78,7 +75,7 @@ class Steer:
         InvalidRequest: ``host`` without a step.
     """
 
-    verb: Verb
+    verb: Callable[[Rollout[Any]], Awaitable[object]]
     at: timedelta | datetime | str = attrs.field(kw_only=True)
     host: str | None = attrs.field(default=None, kw_only=True)
 
