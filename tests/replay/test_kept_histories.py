@@ -7,7 +7,10 @@ rollouts: guard the change with ``workflow.patched``. Only what is not released 
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -49,6 +52,31 @@ def replayer(*workflows: type) -> Replayer:
     """A replayer as a worker with these would be."""
     plugin = PatchingPlugin(SimulatedFleet({"eu": 1}), workflows=workflows)
     return Replayer(workflows=[], plugins=[plugin])
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_it_replays_whatever_the_hash_seed(seed: str) -> None:
+    """No command depends on the order in which a set happens to be."""
+    arguments = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "test_it_replays[",
+    ]
+    ran = subprocess.run(
+        [*arguments, __file__],
+        env={**os.environ, "PYTHONHASHSEED": seed},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout
+    assert f"{len(FILES)} passed" in ran.stdout, ran.stdout
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{case_of(file)}")

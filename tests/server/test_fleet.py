@@ -108,6 +108,36 @@ async def test_around_somebodys_own_activities(client: Client, eu: str) -> None:
         check_invariants(fleet, report, found)
 
 
+class Distrustful(PatchActivities):
+    """Somebody's own activities: after the update they look which version the host really has."""
+
+    def __init__(self, fleet: SimulatedFleet, hosts: list[str]) -> None:
+        self._fleet, self._hosts = fleet, hosts
+
+    async def list_hosts(self, query: HostQuery) -> HostList:
+        return HostList(hosts=self._hosts)
+
+    async def perform_update(self, task: HostTask) -> StepResult:
+        return StepResult(changed=True)
+
+    async def check_service_health(self, task: HostTask) -> StepResult:
+        version = self._fleet.host(task.host).version
+        return StepResult(ok=version == 2, message=f"version {version}")
+
+
+async def test_who_looks_finds_a_host_that_lies(client: Client, eu: str) -> None:
+    """An update that answers, and has not been: the host has failed, and the report is as good as the truth."""
+    names = [f"{eu}-{n}" for n in (1, 2)]
+    fleet = SimulatedFleet({eu: 2}, faults={names[1]: LiesAboutSuccess()})
+    async with site(client, fleet.around(Distrustful(fleet, names))) as here:
+        report = await here.report(ask(eu))
+        found = await histories(client, here.ids[-1])
+    assert report.counts[HostState.PATCHED] == 1
+    assert reported(report, names[1]).state is HostState.FAILED
+    assert "version 1" in reported(report, names[1]).reason
+    check_invariants(fleet, report, found)
+
+
 @pytest.mark.provokes_task_failure("the worker is killed")
 async def test_served_to_a_worker_that_is_killed(
     dev: WorkflowEnvironment, client: Client, eu: str, task_queue: str
