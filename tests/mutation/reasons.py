@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _GIVEN = "no bug: whoever makes one gives it, the default is never used"
-_ORDERED = "no bug: what is taken is given back at once, each keeps its own"
 
 REASONS: Mapping[str, str] = {
+    "_host._next: checkpoint = state.retrying.checkpoint if retried and state.retrying is not None else None "
+    "→ checkpoint = state.retrying.checkpoint if retried or state.retrying is not None else None": (
+        "no bug: what is retried runs first, and is forgotten when it ends"
+    ),
     "_rollout_policy.Allowed: stop_on_failed_wave: bool = True → stop_on_failed_wave: bool = False": _GIVEN,
     "_rollout_policy.Allowed: failures_in_percent: bool = False → failures_in_percent: bool = True": _GIVEN,
     "_rollout_policy.Allowed: unreachable_in_percent: bool = False → "
@@ -16,8 +19,6 @@ REASONS: Mapping[str, str] = {
     "_rollout_policy.ClusterPlan: soaks: bool = False → soaks: bool = True": _GIVEN,
     "_tally.ended: tally: TallyT, host: int, state: HostState, *, left_out: bool, parked: bool = False → "
     "tally: TallyT, host: int, state: HostState, *, left_out: bool, parked: bool = True": _GIVEN,
-    "_grants._fair: while (free < 0 or left < 0) and any(shares.values()): # a lower limit → "
-    "while (free < 0 or left <= 0) and any(shares.values()): # a lower limit": _ORDERED,
     "_cluster._without_wave: return evolve(state, codes=bytes(codes), group=Group(wave=wave, limit=0), "
     "soaked=True) → return evolve(state, codes=bytes(codes), group=Group(wave=wave, limit=0), "
     "soaked=False)": "no bug: a group of which nothing has started does not soak anyway",

@@ -551,6 +551,7 @@ def test_a_cancel_after_the_update_began_changes_nothing(step: str) -> None:
     assert run.interrupted == []
     go_on(run)
     assert verdict(run.state) is HostState.PATCHED
+    assert reason(run.state) == ""
 
 
 def test_a_cancel_waits_for_a_shielded_step() -> None:
@@ -679,6 +680,17 @@ def test_a_misspelt_already_is_a_failure() -> None:
         "check_preconditions: 'already' must name steps that take something away "
         "(got 'maintenance_mode'), did you mean 'set_maintenance_mode'?"
     )
+
+
+def test_only_what_takes_something_away_may_have_been_so_before() -> None:
+    """An update that a gate calls done already would be none. Of other steps nobody asks for it."""
+    found = ended("check_preconditions", already=("perform_update",))
+    run = go_on(start(), check_preconditions=found)
+    assert "'already' must name steps that take something away (got 'perform_update')" in reason(
+        run.state
+    )
+    run = go_on(start(), perform_update=ended("perform_update", already=("anything",)))
+    assert run.state.failure is None
 
 
 def test_already_is_not_believed_of_what_we_took() -> None:

@@ -425,6 +425,18 @@ def test_a_checkpoint_is_for_its_own_step() -> None:
     assert commands == (RunStep(DEFAULT_STEPS[7], number=2),)
 
 
+def test_a_step_that_was_retried_and_runs_once_more_begins_anew() -> None:
+    """Its checkpoint was for the attempt that went on from there, and that has ended."""
+    steps = DEFAULT_STEPS.after("check_service_health", Step("tell_inventory"))
+    run = parked("check_service_health", steps, checkpoint=7)
+    going_on(run, retried(run.state))
+    go_on(run, until="tell_inventory")
+    run.step_ends(broke("tell_inventory"))
+    _, (command,) = decide(restored(run.state), Started())
+    assert isinstance(command, RunStep)
+    assert (command.step.name, command.checkpoint) == ("check_service_health", None)
+
+
 @pytest.mark.parametrize(
     ("step", "said"),
     [
@@ -442,7 +454,10 @@ def test_a_retry_from_nowhere_is_refused(step: str, said: str) -> None:
 
 def test_only_a_parked_procedure_can_be_decided_about() -> None:
     """One that runs or has ended has nobody who waits for a decision."""
-    for state in (start().state, go_on(start()).state):
+    torn, _ = decide(go_on(start(), until="perform_update").state, KillRequested("aborted now"))
+    torn, _ = decide(torn, broke("perform_update", cancelled=True))
+    assert torn.failure is not None
+    for state in (start().state, go_on(start()).state, torn):
         for verb in (retried, accepted, restored):
             with pytest.raises(InvalidRequest, match="only a parked procedure can be"):
                 verb(state)
@@ -588,6 +603,7 @@ def test_a_host_that_is_to_stand_still_parks_all_the_same() -> None:
     run.step_ends(broke("stop_services"))
     assert run.state.way == "parked"
     assert not retried(run.state).halt
+    assert not restored(run.state).halt
 
 
 def test_a_host_that_needs_nothing_does_not_park_while_it_is_given_back() -> None:
