@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _GIVEN = "no bug: whoever makes one gives it, the default is never used"
+_EMPTY = "no bug: an empty span is too short for any host"
+_WORDS = "the words only, at the very moment of a change: which calendar is named first, what is said beside it"
 
 REASONS: Mapping[str, str] = {
     "_host._next: checkpoint = state.retrying.checkpoint if retried and state.retrying is not None else None "
@@ -31,4 +33,26 @@ REASONS: Mapping[str, str] = {
     'view.phase == "running"]': (
         "no bug: one that has ended waits at no gate, and before wave 0 there is none"
     ),
+    "_window._opening: spans = [span for span in _between(_united(chain(*closed))) if now < "
+    "span[1]] → spans = [span for span in _between(_united(chain(*closed))) if now <= "
+    "span[1]]": "no bug: what ends now has nothing left in which a host could start",
+    "_window._between: return [span for span in zip(edges[::2], edges[1::2], strict=True) if "
+    "span[0] < span[1]] → return [span for span in zip(edges[::2], edges[1::2], strict=True) "
+    "if span[0] <= span[1]]": _EMPTY,
+    "_window._why_closed: if any(now < opens <= now + HORIZON for opens, _ in spans): → if "
+    "any(now <= opens <= now + HORIZON for opens, _ in spans):": _WORDS,
+    "_window._covers: return any(start <= moment < end for start, end in spans) → return "
+    "any(start <= moment <= end for start, end in spans)": _WORDS,
+    "_window._united: if united and start <= united[-1][1]: → if united and start < "
+    "united[-1][1]:": _EMPTY,
+    "_window._why_closed: if any(now < opens <= now + HORIZON for opens, _ in spans): → if "
+    "any(now < opens < now + HORIZON for opens, _ in spans):": _WORDS,
+    "_window._moment: seconds, True, key=lambda each: _shown(early + "
+    "timedelta(seconds=each), zone) >= local → seconds, True, key=lambda each: _shown(early "
+    "+ timedelta(seconds=each), zone) > local": "no bug: clocks never show the time that they skip",
+    "_window._why_open: if until is None or closes is None: → if until is None and closes is "
+    "None:": "no bug: both are there, or neither is",
+    "_window._between: return [span for span in zip(edges[::2], edges[1::2], strict=True) if "
+    "span[0] < span[1]] → return [span for span in zip(edges[::2], edges[1::2], "
+    "strict=False) if span[0] < span[1]]": "no bug: each beginning has its end",
 }
