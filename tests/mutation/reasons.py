@@ -9,6 +9,10 @@ _EMPTY = "no bug: an empty span is too short for any host"
 _WORDS = "the words only, at the very moment of a change: which calendar is named first, what is said beside it"
 
 REASONS: Mapping[str, str] = {
+    "_host._still_retrying: return None if again is not None and again.step == ended.name else again → "
+    "return None if again is not None and again.step != ended.name else again": (
+        "no bug: before a step runs a second time another one has ended or failed, and it is forgotten then"
+    ),
     "_host._next: checkpoint = state.retrying.checkpoint if retried and state.retrying is not None else None "
     "→ checkpoint = state.retrying.checkpoint if retried or state.retrying is not None else None": (
         "no bug: what is retried runs first, and is forgotten when it ends"

@@ -389,6 +389,7 @@ def test_a_host_that_needs_nothing_is_unchanged() -> None:
     run = go_on(start(), check_preconditions=StepEnded(step="check_preconditions", needed=False))
     assert run.ran == ["check_preconditions"]
     assert verdict(run.state) is HostState.UNCHANGED
+    assert reason(run.state) == ""
 
 
 @pytest.mark.parametrize("step", ["set_maintenance_mode", "perform_update", "start_services"])
