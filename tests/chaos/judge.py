@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHistory
 from temporalio.worker import Replayer
@@ -16,6 +17,9 @@ from tests.histories import task_problem
 
 KILLED = ("WORKFLOW_TASK_TIMED_OUT",)
 """What a history may say where a worker or the server was killed, stopped or cut off."""
+
+NOT_REPLAYED = Path("build/not-replayed")
+"""Where histories are kept that do not replay: nobody can record them a second time."""
 
 ENDED = ("done", "failed", "cancelled", "fenced")
 
@@ -108,7 +112,10 @@ async def wrong_in_histories(
                 found.append(f"{id}, event {event.event_id}: {problem}")
         answer = await replayer.replay_workflow(history, raise_on_replay_failure=False)
         if answer.replay_failure is not None:
-            found.append(f"{id} does not replay: {answer.replay_failure}")
+            NOT_REPLAYED.mkdir(parents=True, exist_ok=True)
+            kept = NOT_REPLAYED / f"{id.replace('/', '_')}.json"
+            kept.write_text(history.to_json())
+            found.append(f"{id} does not replay (kept as {kept}): {answer.replay_failure}")
     return found
 
 
