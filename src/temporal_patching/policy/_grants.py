@@ -53,7 +53,8 @@ def grants(state: RolloutState) -> dict[str, tuple[int | None, int | None]]:
     turn, most, at_risk = _turn(state), _at_once(state), _at_risk(state)
     if most is None and at_risk is None:
         return {view.name: (None, None) for view in turn}
-    others = [view for view in state.clusters if view.phase == "running" and view not in turn]
+    names = {view.name for view in turn}
+    others = [view for view in state.clusters if view.phase == "running" and view.name not in names]
     free, left = math.inf, math.inf
     if most is not None:
         free = most - sum(map(flying, others))
@@ -86,13 +87,7 @@ def _fair(turn: list[ClusterView], most: float) -> dict[str, int]:
     while free < 0 and any(shares.values()):  # a limit was lowered
         shares[max(shares, key=lambda name: shares[name])] -= 1
         free += 1
-    while free > 0:
-        able = [name for name in shares if shares[name] < wanted[name]]
-        if not able:
-            break
-        shares[min(able, key=lambda name: shares[name])] += 1
-        free -= 1
-    return shares
+    return _raised(shares, wanted, free)
 
 
 def _given(wanted: Mapping[str, int], held: Mapping[str, int], most: float) -> dict[str, int]:
@@ -103,13 +98,19 @@ def _given(wanted: Mapping[str, int], held: Mapping[str, int], most: float) -> d
     room = most - sum(held.values())
     over = max(-room, 0)
     given = {name: int(min(want, max(held[name] - over, 0))) for name, want in wanted.items()}
+    return _raised(given, wanted, room)
+
+
+def _raised(shares: Mapping[str, int], wanted: Mapping[str, int], room: float) -> dict[str, int]:
+    """The shares, raised one by one as far as there is room: the narrowest that wants more gets first."""
+    raised = dict(shares)
     while room > 0:
-        able = [name for name, want in wanted.items() if given[name] < want]
+        able = [name for name, want in wanted.items() if raised[name] < want]
         if not able:
             break
-        given[min(able, key=lambda name: given[name])] += 1
+        raised[min(able, key=lambda name: raised[name])] += 1
         room -= 1
-    return given
+    return raised
 
 
 def _at_once(state: RolloutState) -> int | None:
