@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -295,6 +296,16 @@ class PatientFleet(SystemPatchWorkflow):
 
     async def after_rollout(self, report: RolloutReport) -> None:
         await workflow.sleep(timedelta(milliseconds=10))
+
+
+@workflow.defn
+class CollectingFleet(SystemPatchWorkflow):
+    """Collects the garbage of its process, in its own workflow task."""
+
+    host_workflow = QuickHost
+
+    async def before_rollout(self, request: PatchRequest) -> None:
+        gc.collect()
 
 
 # Hooks that raise what their host, cluster or rollout is named after

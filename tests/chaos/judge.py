@@ -28,10 +28,10 @@ def wrong(truth: Truth, hosts: Sequence[str], report: RolloutReport, rollout: st
     """What the report of one rollout has not right, host by host."""
     found: list[str] = []
     reported = {host.host: host.state for host in report.hosts}
-    if report.hosts_omitted == 0:
-        assert len(reported) + report.counts[HostState.PATCHED] == len(hosts), report
     if sum(report.counts.values()) != len(hosts):
         found.append(f"{len(hosts)} hosts were asked for, {dict(report.counts)} are reported")
+    if report.hosts_omitted == 0 and len(reported) + report.counts[HostState.PATCHED] != len(hosts):
+        found.append(f"of {len(hosts)} hosts {len(reported)} are listed: {report.summary}")
     for host in hosts:
         state = reported.get(host, HostState.PATCHED)
         lines = [line for line in truth.lines(host) if line.rollout == rollout]

@@ -19,7 +19,7 @@ from temporalio.worker import Replayer
 
 from temporal_patching.exceptions import PatchingError
 from temporal_patching.models import HostState, RolloutReport
-from temporal_patching.policy import ApprovalPolicy, FailureBudget, RolloutPolicy
+from temporal_patching.policy import ApprovalPolicy, FailureBudget, Outcome, RolloutPolicy
 from tests.chaos import judge
 from tests.chaos.ground import ALICE, Ground, ask, ground
 from tests.chaos.worker import plugin
@@ -159,8 +159,15 @@ async def _one(here: Ground, tally: Tally, deaths: Deaths, plan: Plan) -> None:
     tally.rollouts[report.outcome.value] += 1
     tally.hosts.update({state.value: n for state, n in report.counts.items() if n})
     tally.left_out += len(report.left_out_of_service)
+    unlisted = _never_listed(plan, report)
+    listed = [host for host in hosts if host not in unlisted]
     tally.problems += [
-        f"{plan.id}: {each}" for each in judge.wrong(here.truth, hosts, report, plan.id)
+        f"{plan.id}: {each}" for each in judge.wrong(here.truth, listed, report, plan.id)
+    ]
+    tally.problems += [
+        f"{plan.id}: {host} was touched, though its cluster had no list"
+        for host in sorted(unlisted)
+        if here.truth.lines(host)
     ]
     for host in hosts:
         begun = [line for line in here.truth.lines(host) if line.what == "began"]
@@ -180,6 +187,16 @@ async def _one(here: Ground, tally: Tally, deaths: Deaths, plan: Plan) -> None:
         if began < died < ended:
             took = judge.recoveries(here.truth, plan.id, died, hosts=hosts)
             tally.after_server += [max(0.0, seconds - (back - died)) for seconds in took.values()]
+
+
+def _never_listed(plan: Plan, report: RolloutReport) -> set[str]:
+    """Hosts of clusters that an abort has met before they had made their lists: nobody can report them."""
+    return {
+        host
+        for cluster in report.clusters
+        if cluster.outcome is Outcome.ABORTED and not cluster.digest
+        for host in plan.hosts[cluster.cluster]
+    }
 
 
 def _server_was_down(tally: Tally, at: float) -> bool:

@@ -58,7 +58,8 @@ class Demo:
         mark, found = f"TMPDIR={self.folder}".encode(), list[int]()
         for path in PROC.glob("[0-9]*/environ"):
             with suppress(OSError):
-                if mark in path.read_bytes().split(b"\0"):
+                # A host's own temporary folder is in the demo's.
+                if any(each.startswith(mark) for each in path.read_bytes().split(b"\0")):
                     found.append(int(path.parent.name))
         return found
 
@@ -365,6 +366,16 @@ async def test_tampered_host(tmp_path: Path) -> None:
         assert "holds 2.0.1" in found
     finally:
         machine.kill()
+
+
+async def test_temporary_files_of_a_host(tmp_path: Path) -> None:
+    """What a command leaves behind that is killed, a pip for one, is cleared away with the demo's folder."""
+    machine = Machine(tmp_path / "us-1", tmp_path / "wheels")
+    machine.path.mkdir()
+    code, folder = await machine.run(
+        f"{sys.executable} -c 'import tempfile; print(tempfile.gettempdir())'"
+    )
+    assert (code, folder) == (0, str(machine.path))
 
 
 # The verdict

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import uuid
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -22,12 +25,20 @@ from temporal_patching.models import (
     RolloutReport,
     StepResult,
 )
-from temporal_patching.policy import FailureBudget, Outcome, RolloutPolicy
+from temporal_patching.policy import ApprovalPolicy, FailureBudget, Outcome, RolloutPolicy
 from temporal_patching.testing import SimulatedFleet
 from temporal_patching.workflow import gather
 from tests.raising import NOTABLE, RAISABLE, at, named_after
-from tests.rollouts import Site, ask, ending, site
-from tests.workflows import BrokenInitFleet, CausedFleet, NotedFleet, QuickFleet, RaisingFleet
+from tests.rollouts import ALICE, Site, ask, ending, eventually, site
+from tests.workflows import (
+    BrokenInitFleet,
+    CausedFleet,
+    CollectingFleet,
+    NotedFleet,
+    PatientFleet,
+    QuickFleet,
+    RaisingFleet,
+)
 
 TOLERANT = RolloutPolicy(
     pilot_hosts=0,
@@ -232,6 +243,35 @@ async def test_a_bug_in_the_constructor(client: Client, tag: str) -> None:
         with pytest.raises(WorkflowFailureError) as failed:
             await asyncio.wait_for(rollout.result(), timeout=20)
     assert "a bug in the constructor" in str(failed.value.cause)
+
+
+async def test_a_workflow_that_is_thrown_away_is_quiet(
+    client: Client, tag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that ends drops its workflows; whoever runs when they are collected does not notice."""
+    unraisable: list[object] = []
+    gc.collect()
+    gc.disable()  # so that they are collected where the second rollout says so
+    try:
+        async with site(client, SimulatedFleet({tag: 1}), [PatientFleet], replays=False) as here:
+            at_hook = await here.start(ask(tag, params={"slow": True}), PatientFleet)
+            gate = ApprovalPolicy(approvers=[ALICE], timeout=timedelta(hours=1))
+            at_gate = await here.start(ask(tag, approvals={"start": gate}), PatientFleet)
+
+            async def waits() -> bool:
+                return (await at_gate.progress()).phase == "gate"
+
+            await eventually(waits)
+        monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+        fleet = SimulatedFleet(well(tag))
+        async with site(client, fleet, [CollectingFleet], sandboxed=False) as there:
+            report = await there.report(ask(f"{tag}-well"), CollectingFleet)
+    finally:
+        gc.enable()
+    for left in (at_hook, at_gate):
+        await client.get_workflow_handle(left.id).terminate()
+    assert report.outcome is Outcome.PATCHED
+    assert [str(each) for each in unraisable] == []
 
 
 @pytest.mark.parametrize("signal", ["cluster_update", "orders", "approve", "reject"])

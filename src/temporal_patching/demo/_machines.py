@@ -86,6 +86,8 @@ class Machine:
             "PIP_NO_INDEX": "1",
             "PIP_NO_INPUT": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
+            # A pip that is killed leaves its temporary folders behind: they go with the host's.
+            "TMPDIR": str(path),
         }
 
     async def set_up(self, image: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterator
-from typing import NoReturn, TypeVar, cast
+from typing import TypeVar, cast, final
 
 from temporalio import workflow
 from temporalio.api.failure.v1 import Failure
@@ -19,6 +19,7 @@ from temporalio.exceptions import (
     TimeoutError,
     is_cancelled_exception,
 )
+from typing_extensions import Self
 
 T = TypeVar("T")
 
@@ -55,26 +56,50 @@ def as_failure(error: BaseException) -> BaseException:
     return ApplicationError(text_of(error)[:TEXT_LIMIT], type=str(kind), non_retryable=True)
 
 
-def raise_as_failure(error: BaseException) -> NoReturn:
-    """Raises ``as_failure``, with its cause: it says what really went wrong."""
-    told = as_failure(error)
-    raise told from told.__cause__
+@final
+class Failing:
+    """A block of a coroutine, whatever escapes from which is a failure afterwards.
+
+    With its cause: that says what really went wrong. A coroutine that is thrown away ends as it is asked to.
+    """
+
+    def __enter__(self) -> Self:
+        self._home = asyncio.get_running_loop()
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is None or self.is_thrown_away(error):
+            return
+        told = as_failure(error)
+        if told is not error:
+            raise told from told.__cause__
+
+    def is_thrown_away(self, error: BaseException) -> bool:
+        """Whether the garbage collector closes this coroutine, and not a user has raised that.
+
+        A worker that ends drops the workflows of its cache. Their coroutines are closed at any time after that,
+        maybe in the middle of another workflow's task: nothing may be awaited or asked for there.
+        """
+        return isinstance(error, GeneratorExit) and _running_loop() is not self._home
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 async def failing(awaitable: Awaitable[T]) -> T:
     """Awaits something of the user's; whatever it raises is a failure afterwards."""
-    try:
+    with Failing():
         return await awaitable
-    except BaseException as error:
-        raise_as_failure(error)
 
 
 async def call(hook: Callable[[T], Awaitable[None]], argument: T) -> None:
     """Calls a hook of the user's; whatever it raises, awaited or not, is a failure afterwards."""
-    try:
+    with Failing():
         await hook(argument)
-    except BaseException as error:
-        raise_as_failure(error)
 
 
 def cancel_reason() -> str | None:
@@ -94,10 +119,7 @@ async def wait_undisturbed(condition: Callable[[], bool]) -> None:
 
 
 def _is_control_flow(error: BaseException) -> bool:
-    # Continue-as-new and eviction are BaseExceptions of the SDK; a coroutine that is thrown away after
-    # its workflow is gone gets a GeneratorExit, and one that a user raises comes while it still is there.
-    if isinstance(error, GeneratorExit):
-        return not workflow.in_workflow()
+    # Continue-as-new and eviction are BaseExceptions of the SDK.
     return not isinstance(error, Exception) and type(error).__module__.startswith("temporalio.")
 
 

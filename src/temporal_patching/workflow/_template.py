@@ -17,7 +17,7 @@ from temporalio.common import RawValue
 
 from ..exceptions import InvalidRequest
 from ..models._wire import WireType
-from ._failures import as_failure, raise_as_failure, wait_undisturbed
+from ._failures import Failing, as_failure, wait_undisturbed
 from ._raw import read
 
 RequestT = TypeVar("RequestT", bound=WireType)
@@ -115,23 +115,24 @@ def _guarded_init(init: Callable[..., None]) -> Callable[..., None]:
 
 def _guarded_run(run: Run) -> Run:
     async def guarded(self: TemplateWorkflow[Any, Any], *_: object) -> Any:
-        try:
-            result = await run(self, self._request)
-        except workflow.ContinueAsNewError as error:
+        with Failing() as failing:
+            try:
+                result = await run(self, self._request)
+            except BaseException as error:
+                if not failing.is_thrown_away(error):
+                    await _handlers_finished()
+                if isinstance(error, workflow.ContinueAsNewError):
+                    raise self._continuation(error) from None
+                raise
             await _handlers_finished()
-            raise self._continuation(error) from None
-        except BaseException as error:
-            raise_as_failure(error)
-        finally:
-            await _handlers_finished()
-        return result
+            return result
 
     return guarded
 
 
 async def _handlers_finished() -> None:
     # An operator whose update is under way gets an answer, not AcceptedUpdateCompletedWorkflow.
-    if workflow.in_workflow() and not workflow.all_handlers_finished():
+    if not workflow.all_handlers_finished():
         await wait_undisturbed(workflow.all_handlers_finished)
 
 
