@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, get_args
 
 import attrs
@@ -205,6 +206,49 @@ WHAT_FOLLOWS: Mapping[tuple[Verb, Verb], list[bool]] = {
 
 
 # What else may be the matter when somebody steers
+
+
+async def test_a_verb_is_the_first_that_comes_to_a_new_worker(client: Client, eu: str) -> None:
+    """Whatever has happened in the tasks before it, and whoever replays them, it means the same.
+
+    Where they had left no commands behind, the SDK would replay them in one with the verb, after it, and later
+    before it (temporalio/sdk-rust#1146). Without a cache each task is a new worker's.
+    """
+    us, ap = f"{eu}-us", f"{eu}-ap"
+    fleet = SimulatedFleet({name: [f"{name}-1"] for name in (eu, us, ap)})
+    for name in (eu, us, ap):
+        fleet.hold("perform_update", f"{name}-1")
+    async with site(client, fleet, sandboxed=False, max_cached_workflows=0) as here:
+        rollout = await here.start(ask(eu, us, ap))
+
+        async def have_ended(number: int) -> bool:
+            return [each.phase for each in (await rollout.progress()).clusters].count(
+                "ended"
+            ) == number
+
+        for name in (eu, us, ap):
+            await fleet.reached("perform_update", f"{name}-1")
+        for _ in range(3):  # three clusters are told, and hear it in tasks of their own, maybe
+            await rollout.pause(by=ALICE)
+            await rollout.resume(by=ALICE)
+        for number, name in enumerate((us, ap), 1):
+            fleet.release("perform_update", f"{name}-1")
+            await eventually(partial(have_ended, number))
+            await rollout.pause(by=ALICE)
+            await rollout.resume(by=ALICE)
+        handle = client.get_workflow_handle(rollout.id)
+
+        async def memo() -> str:
+            return str((await (await handle.describe()).memo())["progress"])
+
+        async def shows_it_running() -> bool:
+            return (await memo()).startswith("running, 1 in flight: 2 patched")
+
+        await eventually(shows_it_running)
+        fleet.release("perform_update", f"{eu}-1")
+        report = await ending(rollout)
+        assert await memo() == report.summary
+    assert report.outcome is Outcome.PATCHED
 
 
 async def test_a_gate_is_approved_while_paused(client: Client, eu: str) -> None:

@@ -32,6 +32,7 @@ class Clusters:
         rollout: The rollout's id.
         request: What is asked for.
         start: Runs something beside the rollout's loop.
+        heard: Called when the server has answered and nothing follows from it.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Clusters:
         request: PatchRequest,
         *,
         start: Callable[[Coroutine[Any, Any, None]], object],
+        heard: Callable[[], None],
     ) -> None:
         self._rollout = rollout
         self._request = request
         self._start = start
+        self._heard = heard
         self._children: dict[str, asyncio.Task[Any] | None] = {}
         self._orders: dict[str, ClusterOrders] = {}
         self._unsent: set[str] = set()
@@ -92,6 +95,7 @@ class Clusters:
                 self._start(self._cancel(cluster, self._aborting))
             if cluster in self._orders:
                 self._send(cluster)
+            self._heard()
             return read(await child, ClusterReport)
         except ChildWorkflowError as error:
             for link in chain(error):
@@ -148,6 +152,7 @@ class Clusters:
                 workflow.logger.info("Cluster %s was not told: %s", cluster, error)
                 break
         self._unsent.discard(cluster)
+        self._heard()
 
 
 def orders_of(

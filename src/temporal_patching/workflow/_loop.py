@@ -64,6 +64,7 @@ class MachineLoop(ABC, Generic[StateT, EventT, CommandT]):
         while not self._ended() and not self._leaves():
             await self._wait()
             self._work_off()
+            self._woke()
 
     def _work_off(self) -> None:
         """Decides all that has happened, at once. A handler calls it whose answer depends on it."""
@@ -77,6 +78,9 @@ class MachineLoop(ABC, Generic[StateT, EventT, CommandT]):
 
     def _settled(self) -> None:
         """Called when nothing is left to decide for now."""
+
+    def _woke(self) -> None:
+        """Called when something has happened that no handler has taken up, and it is decided."""
 
     async def _wait(self) -> None:
         try:

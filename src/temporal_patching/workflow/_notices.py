@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 
 from temporalio import workflow
@@ -26,6 +26,13 @@ class Notices:
     """Sends what the policy wants sent, one at a time. A dead notifier is counted, no more.
 
     One at a time, because a notice that hangs holds an activity slot of the worker that steps need, too.
+
+    Args:
+        notifies: Whether there is a notifier.
+        kinds: What it is told.
+        waiting: What another run has left.
+        failed: How many could not be delivered so far.
+        sent: Called when no more are under way, whatever became of them.
     """
 
     def __init__(
@@ -35,11 +42,13 @@ class Notices:
         kinds: Iterable[NoticeKind],
         waiting: Iterable[Notice] = (),
         failed: int = 0,
+        sent: Callable[[], None] = lambda: None,
     ) -> None:
         self._kinds = frozenset(kinds) if notifies else frozenset[NoticeKind]()
         self._waiting: deque[Notice] = deque(waiting)
         self._sending: asyncio.Task[None] | None = None
         self._held = False
+        self._sent = sent
         self.failed = failed
 
     @property
@@ -84,6 +93,7 @@ class Notices:
             except FailureError as error:
                 self.failed += 1
                 workflow.logger.warning("A notice was not delivered: %s", error)
+        self._sent()
 
     async def hold(self) -> None:
         """Gives what is under way a moment. What waits for its turn waits for another run."""

@@ -47,6 +47,12 @@ from ._rollout_report import lost_report, outcome_of, rollout_report
 from ._rollout_shown import explained, rollout_progress, waits_for
 from ._windows import WatchedWindows
 
+MEMO = "progress"
+"""Where the memo of a rollout's workflow says how far it is, in one line for people."""
+
+MEMO_LENGTH = 300
+"""Characters of it."""
+
 
 class RolloutRun(MachineLoop[data.RolloutState, data.RolloutEvent, data.RolloutCommand]):
     """What one rollout knows and does."""
@@ -71,7 +77,7 @@ class RolloutRun(MachineLoop[data.RolloutState, data.RolloutEvent, data.RolloutC
         self._request = request
         self._procedure: ResolvedProcedure | None = None
         self._told = ToldByClusters(request.clusters)
-        self._clusters = Clusters(self._id, request, start=self._start)
+        self._clusters = Clusters(self._id, request, start=self._start, heard=self._show)
         self._fingerprint = ""
         self._reports: dict[str, ClusterReport] = {}
         self._unreported: set[str] = set()
@@ -85,6 +91,8 @@ class RolloutRun(MachineLoop[data.RolloutState, data.RolloutEvent, data.RolloutC
         """Verbs that it has taken."""
         self._audit = Audit()
         self._notices = Notices(notifies=False, kinds=())
+        self._shown = (0, "")
+        """The length of the history when it was shown last where it is, and what was shown."""
         self.beginning: asyncio.Task[None] | None = None
         """What runs before the hosts are listed."""
         self.completed: list[str] = []
@@ -98,6 +106,7 @@ class RolloutRun(MachineLoop[data.RolloutState, data.RolloutEvent, data.RolloutC
         self._notices = Notices(
             notifies=self._procedure.notifies and not self._request.dry_run,
             kinds=self._request.policy.notices,
+            sent=self._show,
         )
         self.completed.append("procedure resolved")
 
@@ -332,6 +341,21 @@ class RolloutRun(MachineLoop[data.RolloutState, data.RolloutEvent, data.RolloutC
             self._notify("paused", f"{self._id} is paused: {reason}")
 
     # What others are told
+
+    def _woke(self) -> None:
+        self._show()
+
+    def _show(self) -> None:
+        """Says where it is, in the workflow's memo, and so leaves a command in this workflow task.
+
+        A task without commands, whose next one brings a verb, is replayed in one with it, and then again
+        as two: a rollout whose worker died in between would be stuck (temporalio/sdk-rust#1146).
+        """
+        text = self.progress().summary[:MEMO_LENGTH]
+        shown = (workflow.info().get_current_history_length(), text)
+        if shown != self._shown:  # once a task, unless it has become something else
+            self._shown = shown
+            workflow.upsert_memo({MEMO: text})
 
     def _note(self, before: data.RolloutState) -> None:
         now = self._state
