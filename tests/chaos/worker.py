@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,8 @@ async def main() -> None:
         task_queue=given.task_queue,
         plugins=[plugin(given.folder, next_release=given.next_release)],
         max_cached_workflows=given.cached,
+        # Half of the SDK's default: how long the server holds on to a worker that is dead.
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=5),
     ):
         print("ready", flush=True)
         await asyncio.Event().wait()
