@@ -38,6 +38,24 @@ CLOSED = {
 }
 
 
+HEARD = {
+    EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED,
+    EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED,
+    EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT,
+    EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED,
+    EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED,
+    EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED,
+    EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_CANCELED,
+    EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TIMED_OUT,
+    EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED,
+    EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED,
+    EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED,
+    EventType.EVENT_TYPE_TIMER_FIRED,
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED,
+}
+"""What comes to a workflow and is no message of somebody's."""
+
+
 class Run(NamedTuple):
     """One run of a workflow; an empty run id means its latest."""
 
@@ -175,9 +193,15 @@ class Read:
         self.continued_by: list[Run] = []
         self.problems: list[str] = []
         self._test = test
+        self._silence = Silence()
 
     def event(self, event: HistoryEvent) -> None:
         """Take one event in."""
+        if self._silence.after(event) and self._test.provokes is None:
+            self.problems.append(
+                f"{self._test.name}: workflow {self.run.workflow_id!r}"
+                f" (run {self.run.run_id}), event {event.event_id}: {SILENT}"
+            )
         if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
             self._started(event)
         elif event.event_type == EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED:
@@ -202,6 +226,39 @@ class Read:
                 self.continued_by.append(
                     Run(self.run.workflow_id, attributes.first_execution_run_id)
                 )
+
+
+SILENT = "the task before it has heard something and left no command: see RolloutRun._show"
+
+
+class Silence:
+    """Finds a task of a rollout that hears something, not by a message, and leaves no command behind.
+
+    If a verb comes with the next task, a new worker takes the two for one, and is stuck later.
+    """
+
+    def __init__(self) -> None:
+        self._rollout = False
+        self._heard = False
+        self._told = False
+        """Whether the task that has started has heard something."""
+        self._last = EventType.EVENT_TYPE_UNSPECIFIED
+
+    def after(self, event: HistoryEvent) -> bool:
+        """Takes one event in; answers whether the task that has ended before it was such a one."""
+        kind, last = event.event_type, self._last
+        self._last = kind
+        if kind == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+            scheduled = event.activity_task_scheduled_event_attributes
+            self._rollout = self._rollout or scheduled.activity_type.name == "resolve_procedure"
+        if kind in HEARD:
+            self._heard = True
+        elif kind == EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED:
+            self._told, self._heard = self._told or self._heard, False
+        elif last == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
+            told, self._told = self._told, False
+            return self._rollout and told and kind == EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED
+        return False
 
 
 def task_problem(event: HistoryEvent) -> str | None:

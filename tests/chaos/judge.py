@@ -13,7 +13,7 @@ from temporal_patching.models import HostState, RolloutReport
 from tests.chaos.truth import LAST, Line, Truth
 from tests.chaos.worker import UNITS
 from tests.chaos.workflows import ATTEMPTS
-from tests.histories import task_problem
+from tests.histories import SILENT, Silence, task_problem
 
 KILLED = ("WORKFLOW_TASK_TIMED_OUT",)
 """What a history may say where a worker or the server was killed, stopped or cut off."""
@@ -106,7 +106,10 @@ async def wrong_in_histories(
             found.append(f"{id} still runs")
             continue
         history = await handle.fetch_history()
+        silence = Silence()
         for event in history.events:
+            if silence.after(event):
+                found.append(f"{id}, event {event.event_id}: {SILENT}")
             problem = task_problem(event)
             if problem is not None and not problem.startswith(tuple(may)):
                 found.append(f"{id}, event {event.event_id}: {problem}")

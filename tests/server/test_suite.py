@@ -13,9 +13,13 @@ from pathlib import Path
 
 import pytest
 from temporalio import workflow
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+
+from tests.histories import Silence
 
 ROOT = Path(__file__).parents[2]
 
@@ -238,6 +242,35 @@ def test_failed_task_of_another_process(suite: Suite) -> None:
     """)
     assert run.returncode == 1, run.stdout + run.stderr
     assert "tests/test_it.py::test_root: workflow " in run.stdout, run.stdout
+
+
+@pytest.mark.parametrize(
+    ("told", "lost", "left", "silent"),
+    [
+        ("CHILD_WORKFLOW_EXECUTION_COMPLETED", False, None, True),
+        ("CHILD_WORKFLOW_EXECUTION_COMPLETED", True, None, True),
+        ("CHILD_WORKFLOW_EXECUTION_COMPLETED", False, "WORKFLOW_PROPERTIES_MODIFIED", False),
+        ("WORKFLOW_EXECUTION_SIGNALED", False, None, False),
+    ],
+)
+def test_a_silent_task_of_a_rollout_is_seen(
+    told: str, lost: bool, left: str | None, silent: bool
+) -> None:
+    """Of a rollout's task that has heard something; a task that was lost on the way changes nothing."""
+    resolving = HistoryEvent(event_type=EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED)
+    resolving.activity_task_scheduled_event_attributes.activity_type.name = "resolve_procedure"
+    again = ["WORKFLOW_TASK_SCHEDULED", "WORKFLOW_TASK_STARTED", "WORKFLOW_TASK_TIMED_OUT"]
+    task = ["WORKFLOW_TASK_SCHEDULED", "WORKFLOW_TASK_STARTED", "WORKFLOW_TASK_COMPLETED"]
+    kinds = [told, *(again if lost else []), *task, *([left] if left else []), task[0]]
+    events = [
+        HistoryEvent(event_type=EventType.Value(f"EVENT_TYPE_{kind}"), event_id=place)
+        for place, kind in enumerate(kinds)
+    ]
+    for some, expected in (([resolving, *events], silent), (events, False)):
+        silence = Silence()
+        seen = [event for event in some if silence.after(event)]
+        assert bool(seen) is expected
+        assert not seen or seen == [events[-1]]
 
 
 def test_marker_needs_a_reason(suite: Suite) -> None:
