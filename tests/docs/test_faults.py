@@ -1,4 +1,4 @@
-"""The table of faults is whole, and each test that it names exists."""
+"""The table of faults is whole, and each test that it or the table of findings names exists."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs/explanation/faults.md"
+FINDINGS = TESTS.parent / "docs/explanation/proof.md"
 MARKED = re.compile(r"@pytest\.mark\.chaos\b[^\n]*\n(?:(?:@|\)|    )[^\n]*\n)*(?:async )?def (\w+)")
 
 
@@ -35,3 +36,17 @@ def test_each_test_exists() -> None:
             text = (TESTS / f"{file}.py").read_text(encoding="utf-8")
             assert re.search(rf"^(async )?def {name}\(", text, re.MULTILINE), f"{file}::{name}"
             assert bool(dagger) == (name in MARKED.findall(text)), f"{file}::{name}"
+
+
+def test_what_keeps_each_finding_exists() -> None:
+    """Each test and each regression that the page "Proof" names."""
+    text = FINDINGS.read_text(encoding="utf-8")
+    tests = re.findall(r"`([\w/]+)::(\w+)`", text)
+    assert len(tests) > 4
+    for file, name in tests:
+        body = (TESTS / f"{file}.py").read_text(encoding="utf-8")
+        assert re.search(rf"^(async )?def {name}\(", body, re.MULTILINE), f"{file}::{name}"
+    kept = re.findall(r"`(regressions/[\w.-]+)`", text)
+    assert kept
+    for path in kept:
+        assert (TESTS / path).is_file(), path
