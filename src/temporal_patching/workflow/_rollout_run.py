@@ -44,11 +44,11 @@ from ._procedure import resolved
 from ._rollout_gates import KINDS, RolloutGates, gate_said
 from ._rollout_plan import health_of, plan_digest, rollout_plan
 from ._rollout_report import lost_report, outcome_of, rollout_report
-from ._rollout_shown import explained, rollout_progress, waits_for
+from ._rollout_shown import explained, rollout_progress, waits_for, where
 from ._windows import WatchedWindows
 
 MEMO = "progress"
-"""Where the memo of a rollout's workflow says how far it is, in one line for people."""
+"""Under this name the memo of a rollout's workflow says where it is, in one line for people."""
 
 MEMO_LENGTH = 300
 """Characters of it."""
@@ -351,7 +351,8 @@ class RolloutRun(MachineLoop[data.RolloutState, data.RolloutEvent, data.RolloutC
         A task without commands, whose next one brings a verb, is replayed in one with it, and then again
         as two: a rollout whose worker died in between would be stuck (temporalio/sdk-rust#1146).
         """
-        text = self.progress().summary[:MEMO_LENGTH]
+        text = self.report().summary if self._ended() else where(self._state)
+        text = text[:MEMO_LENGTH]
         shown = (workflow.info().get_current_history_length(), text)
         if shown != self._shown:  # once a task, unless it has become something else
             self._shown = shown
@@ -371,6 +372,8 @@ class RolloutRun(MachineLoop[data.RolloutState, data.RolloutEvent, data.RolloutC
         shown = machine.shown_phase(before)
         for what, reason in decided(before, now, window=self._windows.reason):
             self._record(POLICY, what, reason, shown)
+        if machine.shown_phase(now) != shown:
+            self._show()
 
     def notify_gate(self, event: ApprovalEvent, gate: GateReport) -> None:
         """A gate asks, reminds or has expired."""

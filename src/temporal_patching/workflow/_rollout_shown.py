@@ -71,6 +71,13 @@ def _cluster(
     )
 
 
+def where(state: data.RolloutState) -> str:
+    """Where it is, in one line that hosts do not change."""
+    ended, clusters = sum(view.phase == "ended" for view in state.clusters), len(state.clusters)
+    some = f"{ended} of {clusters} clusters" if clusters > 1 else f"{ended} of 1 cluster"
+    return f"{machine.shown_phase(state)}, {some} ended"
+
+
 def waits_for(
     state: data.RolloutState,
     *,
