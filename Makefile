@@ -9,10 +9,12 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEWER_PIP := $(PIP_INSTALL) --upgrade 'pip>=25.1'
 # pyright looks for the python on PATH; it verifies types only of what PYTHONPATH or an installation holds.
 ACTIVATED := PATH="$(CURDIR)/$(BIN):$$PATH"
+PROOF := tests/sim tests/replay tests/chaos tests/server/test_rehearse.py \
+	$(addprefix tests/unit/,test_rehearsal.py test_simulated_fleet.py test_fleet_machine.py test_check_invariants.py)
 TYPED := src $(wildcard tests/typing examples)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo workshop pictures docs test all lint format types tests simulate planted chaos soak mutate test-lowest test-pythons clean
+.PHONY: help demo workshop pictures docs test all lint format types tests proof simulate planted chaos soak mutate test-lowest test-pythons clean
 
 help:
 	@echo 'make demo          a rollout on this machine, with approval, waves and a failing host'
@@ -21,6 +23,7 @@ help:
 	@echo 'make pictures      the pictures of the documentation, made anew; needs Chromium'
 	@echo 'make test          lint, types and tests'
 	@echo 'make tests         only the tests; PYTEST_ARGS="tests/unit -k gather" chooses'
+	@echo 'make proof         simulation, kept histories, rehearsals, and servers and workers that die, a few minutes of all'
 	@echo 'make simulate      rollouts against simulated hosts, a minute of them; SECONDS=600 for longer'
 	@echo 'make planted       plants bugs in a copy, looks whether the simulation finds them, writes docs/explanation/proof.md'
 	@echo 'make mutate        changes each comparison and boolean of the rules, looks who notices, writes docs/explanation/mutants.md'
@@ -62,6 +65,9 @@ types: $(VENV)/.dev
 
 tests: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+proof: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PROOF) $(PYTEST_ARGS)
 
 simulate: $(VENV)/.dev
 	$(BIN)/python -m tests.sim run --seed '$(or $(SEED),0)' --seconds '$(or $(SECONDS),60)'
