@@ -21,11 +21,11 @@ from ..activity._activities import implemented
 from ..client import Rollout
 from ..exceptions import InvalidRequest, NotAnswered
 from ..models import AuditReport, FleetHealth, FleetQuery, PatchRequest, RolloutReport
-from ..policy._rules import did_you_mean
 from ..worker import PatchingPlugin
 from ..workflow import SystemPatchWorkflow
 from ._environment import Alarms, Clock, check_environment, start_environment
 from ._fleet import SimulatedFleet
+from ._given import strange_faults, wrong_bound, wrong_crashes, wrong_people, wrong_workflow
 from ._invariants import check_invariants
 from ._people import Deed, Script
 from ._rehearsal import Rehearsal
@@ -126,9 +126,18 @@ async def rehearse(
         )
         rehearsal.assert_in_service()
     """
-    names = _crashes(crash_at, workflow)
+    problems = list(wrong_workflow(workflow))
+    if problems:
+        raise InvalidRequest(problems)
+    known = None if isinstance(activities, PatchActivities) else [h.name for h in fleet.hosts]
+    problems += wrong_crashes(crash_at, workflow, EVERY_STEP)
+    problems += wrong_people(people, workflow, known)
+    problems += strange_faults(fleet._attempts.faults, workflow)
+    problems += [*wrong_bound("within", within), *wrong_bound("patience", patience)]
     if begin is not None and begin.tzinfo is None:
-        raise InvalidRequest([f"'begin' must have a time zone (got {begin!r})"])
+        problems.append(f"'begin' must have a time zone (got {begin!r})")
+    if problems:
+        raise InvalidRequest(problems)
     async with AsyncExitStack() as stack:
         if environment is None:
             environment = await stack.enter_async_context(await start_environment())
@@ -151,7 +160,7 @@ async def rehearse(
             plugins=plugins,
             environment=environment,
             people=people,
-            crashes=names,
+            crashes=_crashes(crash_at, workflow),
             within=within,
             patience=patience,
             invariants=invariants,
@@ -231,14 +240,6 @@ def _crashes(
     crash_at: str | Sequence[str], workflow: type[SystemPatchWorkflow]
 ) -> dict[str, list[Edge]]:
     steps = [*_OF_CLUSTERS, *workflow.host_workflow.steps.names]
-    known = [*steps, "notify"]
-    unknown = [each for each in _named(crash_at) if each not in known]
-    if unknown:
-        raise InvalidRequest(
-            f"'crash_at' names {name!r}, which is no step of {workflow.__name__}"
-            f"{did_you_mean(name, [*known, EVERY_STEP])}"
-            for name in unknown
-        )
     every = EVERY_STEP in ([crash_at] if isinstance(crash_at, str) else crash_at)
     wanted = [*(steps if every else ()), *_named(crash_at)]
     return {step: list(EDGES) for step in wanted}
