@@ -269,6 +269,9 @@ def test_fault_for_nobody() -> None:
     assert repr(SimulatedFleet({"eu": 2}, seed=3)) == "SimulatedFleet({'eu': 2}, seed=3)"
 
 
+TWO: dict[str, Any] = {"clusters": {"eu": 2}}
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
