@@ -13,6 +13,8 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHistory
 
 from ..exceptions import InvalidRequest
+from ..models import PatchRequest
+from ..models._wire import from_json, to_json
 
 CLOSED = (
     EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED,
@@ -126,7 +128,7 @@ def read(history: WorkflowHistory | Iterable[WorkflowHistory] | None) -> Evidenc
 
 
 def _read_rollout(history: WorkflowHistory, given: Mapping[str, Any], found: Evidence) -> None:
-    found.request = found.request or given
+    found.request = found.request or _whole(given)
     asked: dict[int, tuple[datetime, str, Mapping[str, Any]]] = {}
     for event in history.events:
         if event.HasField("workflow_execution_update_accepted_event_attributes"):
@@ -149,6 +151,15 @@ def _read_rollout(history: WorkflowHistory, given: Mapping[str, Any], found: Evi
                 ]
         elif event.event_type in ENDS:
             found.ended = _when(event)
+
+
+def _whole(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A request that was written by hand leaves out what it does not mean to change."""
+    try:
+        whole: Mapping[str, Any] = to_json(from_json(dict(given), PatchRequest))
+    except InvalidRequest:  # of another release
+        return given
+    return whole
 
 
 def _read_cluster(history: WorkflowHistory, given: Mapping[str, Any], found: Evidence) -> None:
