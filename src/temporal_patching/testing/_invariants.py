@@ -240,7 +240,7 @@ def _sums(case: Case) -> Iterator[str]:
     others = sum(n for state, n in report.counts.items() if state not in SUCCESS)
     others -= sum(each.state not in SUCCESS for each in report.hosts)
     # Successes that are out of service are listed, too.
-    if report.hosts_omitted > others + len(report.left_out_of_service):
+    if report.hosts_omitted > max(others, 0) + len(report.left_out_of_service):
         yield f"S7: {report.hosts_omitted} hosts are said to be omitted, {others} are not listed"
     if len(case.listed) < len(report.hosts):
         every = [each.host for each in report.hosts]
