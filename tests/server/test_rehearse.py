@@ -36,6 +36,7 @@ from temporal_patching.policy import (
 )
 from temporal_patching.testing import (
     Approve,
+    Coverage,
     FailAt,
     InvariantsBroken,
     LiesAboutSuccess,
@@ -89,6 +90,11 @@ def ask(*, clusters: tuple[str, ...] = ("eu-1",), **policy: object) -> PatchRequ
 
 async def _abort(rollout: Rollout[Any]) -> object:
     return await rollout.abort(by=BOB)
+
+
+async def _pause_and_resume(rollout: Rollout[Any]) -> None:
+    await rollout.pause(by=BOB)
+    await rollout.resume(by=BOB)
 
 
 SICK_AT_NOTHING = SimulatedFleet({"eu-1": 1}, faults={"eu-1-1": FailAt("perfrom_update")})
@@ -161,6 +167,24 @@ async def test_people_reject_steer_and_come_too_late(rehearsing: Rehearser) -> N
     verbs = [each.what.split()[0] for each in seen.audit.records if each.by != "policy"]
     assert verbs == ["approve", "pause", "resume"]
     assert [str(each) for each in seen.undone] == [f"{BOB} approves 'wave-9'"]
+
+
+async def test_limits_are_changed_on_the_way(rehearsing: Rehearser) -> None:
+    """What people widened is allowed: the judge knows their verbs on this server, too."""
+    wider = Steer(lambda rollout: rollout.set_limits(by=BOB, max_parallel=3), at="perform_update")
+    request = PatchRequest(
+        clusters=["eu-1"], requester=CAROL, policy=RolloutPolicy(pilot_hosts=3, max_parallel=1)
+    )
+    fleet = SimulatedFleet({"eu-1": 3})
+    seen = await rehearsing(PatchWebFleet, request, fleet, people=[wider], patience=PATIENCE)
+    with pytest.raises(AssertionError, match="at most 1 in flight"):
+        seen.assert_at_most(1, "in flight")
+    coverage = Coverage()
+    pause = Steer(_pause_and_resume, at="perform_update")
+    fleet = SimulatedFleet({"eu-1": 1})
+    seen = await rehearsing(PatchWebFleet, request, fleet, people=[pause], patience=PATIENCE)
+    coverage.add(fleet, seen.report, seen.histories)
+    coverage.require("paused in mid-step")
 
 
 async def test_a_reject_and_nobody(rehearsing: Rehearser) -> None:

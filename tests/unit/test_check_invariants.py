@@ -381,14 +381,17 @@ class Events:
         signal.input.CopyFrom(payloads(given))
         return self
 
-    def verb(self, name: str, *, refused: bool = False, **given: object) -> Events:
-        """A verb came, and was answered."""
+    def verb(self, name: str, *, refused: bool = False, id: str = "", **given: object) -> Events:
+        """A verb came, and was answered: by the event's number, or as the time-skipping server does, by the id."""
         event = self.add()
-        call = event.workflow_execution_update_accepted_event_attributes.accepted_request.input
-        call.name = name
-        call.args.CopyFrom(payloads(given))
+        request = event.workflow_execution_update_accepted_event_attributes.accepted_request
+        request.meta.update_id = id
+        request.input.name = name
+        request.input.args.CopyFrom(payloads(given))
         done = self.add().workflow_execution_update_completed_event_attributes
-        done.accepted_event_id = event.event_id
+        done.meta.update_id = id
+        if not id:
+            done.accepted_event_id = event.event_id
         if refused:
             done.outcome.failure.message = "no"
         else:
@@ -465,6 +468,8 @@ def test_too_wide() -> None:
     (said_total,) = broken(side_by_side(*THREE), report(patched=3), rollout.made())
     assert re.match(r"S1 eu-2 at 2.000 s .*: one of 2 in flight in all, 1 allowed", said_total)
     rollout = asked(pilot_hosts=0).verb("set_limits", by=ALICE, max_parallel=3)
+    assert broken(side_by_side(*THREE), report(patched=3), rollout.made()) == []
+    rollout = asked(pilot_hosts=0).verb("set_limits", id="1", by=ALICE, max_parallel=3)
     assert broken(side_by_side(*THREE), report(patched=3), rollout.made()) == []
     rollout = asked(pilot_hosts=0).verb("set_limits", refused=True, by=ALICE, max_parallel=3)
     assert broken(side_by_side(*THREE), report(patched=3), rollout.made())
@@ -599,6 +604,11 @@ def test_before_the_gate_of_its_wave() -> None:
         assert f"began before gate '{name}' was passed" in said
         early = attrs.evolve(gate, votes=(attrs.evolve(vote, at=NOON),))
         assert broken(truth, report(patched=3, gates=[early]), history) == []
+        # Its own gate stands in for everybody's, which then is not asked.
+        both = {"promote": policy, "promote/eu": policy} if name == "promote" else {}
+        own = attrs.evolve(early, gate="promote/eu")
+        history = Events("r", to_json(attrs.evolve(request, approvals=both))).made()
+        assert broken(truth, report(patched=3, gates=[own]), history) == []
 
 
 def test_before_its_turn() -> None:

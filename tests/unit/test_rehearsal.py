@@ -83,7 +83,7 @@ def test_all_is_well() -> None:
     seen.assert_order("set_maintenance_mode", "perform_update", "clear_maintenance_mode")
     seen.assert_at_most(1, "out of service")
     seen.assert_at_most(1, "in flight")
-    seen.assert_at_most(0, "in flight", cluster="us-1")
+    seen.assert_at_most(1, "in flight", cluster="eu-1")
     assert str(seen).endswith(", in 21 days, 0:00:00")
 
 
@@ -160,6 +160,8 @@ def test_questions_that_make_no_sense() -> None:
         seen.assert_untouched("eu-1-22")
     with pytest.raises(InvalidRequest, match="two or more"):
         seen.assert_order("perform_update")
+    with pytest.raises(InvalidRequest, match=r"'eu' is no cluster of the fleet"):
+        seen.assert_at_most(1, "in flight", cluster="eu")
     with pytest.raises(InvalidRequest, match="'what' must be"):
         seen.assert_at_most(1, "failed")  # type: ignore[arg-type]
 

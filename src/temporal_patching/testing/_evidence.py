@@ -129,18 +129,23 @@ def read(history: WorkflowHistory | Iterable[WorkflowHistory] | None) -> Evidenc
 
 def _read_rollout(history: WorkflowHistory, given: Mapping[str, Any], found: Evidence) -> None:
     found.request = found.request or _whole(given)
-    asked: dict[int, tuple[datetime, str, Mapping[str, Any]]] = {}
+    # By event and by id: the time-skipping server does not say which event was accepted.
+    asked: dict[int | str, tuple[datetime, str, Mapping[str, Any]]] = {}
     for event in history.events:
         if event.HasField("workflow_execution_update_accepted_event_attributes"):
             accepted = event.workflow_execution_update_accepted_event_attributes
             call = accepted.accepted_request.input
             arguments = list(_values(call.args.payloads))
             if arguments and isinstance(arguments[0], Mapping):
-                asked[event.event_id] = (_when(event), call.name, arguments[0])
+                verb = (_when(event), call.name, arguments[0])
+                asked[event.event_id] = verb
+                if accepted.accepted_request.meta.update_id:
+                    asked[accepted.accepted_request.meta.update_id] = verb
         elif event.HasField("workflow_execution_update_completed_event_attributes"):
             done = event.workflow_execution_update_completed_event_attributes
-            if done.accepted_event_id in asked and done.outcome.HasField("success"):
-                found.verbs.append(Verb(*asked[done.accepted_event_id]))
+            answered = asked.get(done.accepted_event_id) or asked.get(done.meta.update_id)
+            if answered is not None and done.outcome.HasField("success"):
+                found.verbs.append(Verb(*answered))
         elif event.HasField("workflow_execution_signaled_event_attributes"):
             signal = event.workflow_execution_signaled_event_attributes
             if signal.signal_name == "cluster_update":
