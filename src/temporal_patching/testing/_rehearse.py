@@ -27,6 +27,7 @@ from ._environment import Alarms, Clock, check_environment, start_environment
 from ._fleet import SimulatedFleet
 from ._given import strange_faults, wrong_bound, wrong_crashes, wrong_people, wrong_workflow
 from ._invariants import check_invariants
+from ._lost import LostTasks
 from ._people import Deed, Script
 from ._rehearsal import Rehearsal
 from ._watch import EDGES, Attempt, Edge, Trouble, Watch
@@ -292,6 +293,7 @@ class _Run:
     watch: Watch = attrs.field(init=False)
     alarms: Alarms = attrs.field(init=False)
     script: Script = attrs.field(init=False)
+    lost: LostTasks = attrs.field(factory=LostTasks)
     news: asyncio.Queue[Callable[[], Awaitable[None]]] = attrs.field(factory=asyncio.Queue)
 
     def __attrs_post_init__(self) -> None:
@@ -548,6 +550,8 @@ class _Run:
                     _check_tasks(history)
                 except RehearsalFailed as failed:
                     return str(failed)
+                if lost := self.lost.look(history):
+                    return lost
         return None
 
     async def _end_all(self) -> None:
