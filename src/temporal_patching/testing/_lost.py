@@ -38,8 +38,8 @@ class LostTasks:
         if self._clock() - since < PATIENCE.total_seconds():
             return None
         return (
-            f"the time-skipping server has lost a workflow task of {history.workflow_id!r}. It does so now and then "
-            "when a workflow is cancelled, by an abort, say, or a stop, while its next step is being scheduled "
-            "(temporalio/sdk-java#2391). That is no mistake of yours: rehearse it again, or at another moment, and "
-            "try cancels in mid-step on a development server, which loses none"
+            f"the time-skipping server has lost a workflow task of {history.workflow_id!r}. It does so now and "
+            "then when a workflow is cancelled, by an abort, say, or a stop, while its next step is being "
+            "scheduled (temporalio/sdk-java#2391). That is no mistake of yours: rehearse it again, or at another "
+            "moment, and try cancels in mid-step on a development server, which loses none"
         )
