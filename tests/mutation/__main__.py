@@ -226,10 +226,10 @@ more, until one complains. A mutant that nobody notices is a gap of the tests, o
 | --- | ---: | ---: | ---: | ---: | ---: |
 {chr(10).join(rows)}
 
-`make mutate` tries them all, which takes an hour or more, and writes this page. The other modules of `policy/` are
-not in it: those that say which verb is legal when (`_verbs`), in which order hosts come (`_order`), which gates and
-steps there are (`_gates`, `_steps`) and what `"5%"` means (`_amount`); the rest check, list and word what these have
-decided. `make mutate MODULES="_verbs _order"` tries them.
+`make mutate` tries them all, which takes an hour or more, and writes this page. The other modules of `policy/`
+are not in it: those that say which verb is legal when (`_verbs`), in which order hosts come (`_order`), which
+gates and steps there are (`_gates`, `_steps`) and what `"5%"` means (`_amount`); the rest check, list and word
+what these have decided. `make mutate MODULES="_verbs _order"` tries them.
 
 ## Those that nobody notices
 
