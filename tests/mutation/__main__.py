@@ -48,7 +48,7 @@ MODULES = (
     "_host",
     "_window",
 )
-"""Those in which a mistake costs most."""
+"""Those in which a mistake costs most; the page is about these. ``run`` takes others, too."""
 
 FIRST = {
     "_rollout_policy": ("rollout_policy", "cluster", "explain"),
@@ -59,6 +59,11 @@ FIRST = {
     "_window": ("window",),
     "_tally": ("cluster", "parking"),
     "_host": ("host", "parking"),
+    "_verbs": ("verbs", "steering", "rollout"),
+    "_order": ("order", "cluster"),
+    "_gates": ("verbs", "rollout", "rollout_policy"),
+    "_amount": ("amount", "rollout_policy"),
+    "_steps": ("steps", "host"),
 }
 """The unit tests that know most of a module. The others are asked with ``--again``."""
 
@@ -89,7 +94,8 @@ def _unit_tests(module: str, *, every: bool) -> list[str]:
     folder = ROOT / "tests" / "unit"
     first = [folder / f"test_policy_{name}.py" for name in FIRST.get(module, ())]
     rest = [*sorted(folder.glob("test_policy_*.py")), folder / "test_carried.py"]
-    return [str(path) for path in dict.fromkeys((*first, *(rest if every else ())))]
+    # No path at all would be the whole suite, which takes longer than it may, and so would notice anything.
+    return [str(path) for path in dict.fromkeys((*first, *(rest if every or not first else ())))]
 
 
 def _limit(seconds: int) -> None:
@@ -221,7 +227,9 @@ more, until one complains. A mutant that nobody notices is a gap of the tests, o
 {chr(10).join(rows)}
 
 `make mutate` tries them all, which takes an hour or more, and writes this page. The other modules of `policy/`
-check, list and word what these have decided.
+are not in it: those that say which verb is legal when (`_verbs`), in which order hosts come (`_order`), which
+gates and steps there are (`_gates`, `_steps`) and what `"5%"` means (`_amount`); the rest check, list and word
+what these have decided. `make mutate MODULES="_verbs _order"` tries them.
 
 ## Those that nobody notices
 

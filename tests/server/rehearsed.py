@@ -23,6 +23,16 @@ class PatchWebFleet(SystemPatchWorkflow):
     host_workflow = PatchWebHost
 
 
+@workflow.defn
+class ShortHost(HostPatchWorkflow):
+    steps = HostPatchWorkflow.steps.without("stop_services", "start_services")
+
+
+@workflow.defn
+class ShortFleet(SystemPatchWorkflow):
+    host_workflow = ShortHost
+
+
 RUNS = count()
 
 

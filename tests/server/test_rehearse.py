@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, timezone
 from itertools import count
+from typing import Any
 
 import attrs
 import pytest
@@ -13,6 +14,7 @@ import pytest_asyncio
 from temporalio.testing import WorkflowEnvironment
 
 from temporal_patching.activity import PatchActivities
+from temporal_patching.client import Rollout
 from temporal_patching.exceptions import InvalidRequest, Refused
 from temporal_patching.models import (
     HostList,
@@ -34,6 +36,8 @@ from temporal_patching.policy import (
 )
 from temporal_patching.testing import (
     Approve,
+    Coverage,
+    FailAt,
     InvariantsBroken,
     LiesAboutSuccess,
     RefuseAt,
@@ -55,6 +59,7 @@ from tests.server.rehearsed import (
     ForbiddenFleet,
     PatchWebFleet,
     RaisingFleet,
+    ShortFleet,
 )
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -82,6 +87,17 @@ def ask(*, clusters: tuple[str, ...] = ("eu-1",), **policy: object) -> PatchRequ
         approvals={"start": GATE, "promote": GATE},
     )
 
+
+async def _abort(rollout: Rollout[Any]) -> object:
+    return await rollout.abort(by=BOB)
+
+
+async def _pause_and_resume(rollout: Rollout[Any]) -> None:
+    await rollout.pause(by=BOB)
+    await rollout.resume(by=BOB)
+
+
+SICK_AT_NOTHING = SimulatedFleet({"eu-1": 1}, faults={"eu-1-1": FailAt("perfrom_update")})
 
 BOTH = (Approve(by=ALICE, after=3 * HOUR), Approve(by=BOB, gate="promote", after=DAY))
 
@@ -151,6 +167,24 @@ async def test_people_reject_steer_and_come_too_late(rehearsing: Rehearser) -> N
     verbs = [each.what.split()[0] for each in seen.audit.records if each.by != "policy"]
     assert verbs == ["approve", "pause", "resume"]
     assert [str(each) for each in seen.undone] == [f"{BOB} approves 'wave-9'"]
+
+
+async def test_limits_are_changed_on_the_way(rehearsing: Rehearser) -> None:
+    """What people widened is allowed: the judge knows their verbs on this server, too."""
+    wider = Steer(lambda rollout: rollout.set_limits(by=BOB, max_parallel=3), at="perform_update")
+    request = PatchRequest(
+        clusters=["eu-1"], requester=CAROL, policy=RolloutPolicy(pilot_hosts=3, max_parallel=1)
+    )
+    fleet = SimulatedFleet({"eu-1": 3})
+    seen = await rehearsing(PatchWebFleet, request, fleet, people=[wider], patience=PATIENCE)
+    with pytest.raises(AssertionError, match="at most 1 in flight"):
+        seen.assert_at_most(1, "in flight")
+    coverage = Coverage()
+    pause = Steer(_pause_and_resume, at="perform_update")
+    fleet = SimulatedFleet({"eu-1": 1})
+    seen = await rehearsing(PatchWebFleet, request, fleet, people=[pause], patience=PATIENCE)
+    coverage.add(fleet, seen.report, seen.histories)
+    coverage.require("paused in mid-step")
 
 
 async def test_a_reject_and_nobody(rehearsing: Rehearser) -> None:
@@ -368,14 +402,41 @@ async def test_another_server_is_refused(dev: WorkflowEnvironment) -> None:
     [
         ({"crash_at": "perform_updates"}, "'crash_at' names 'perform_updates'.*did you mean"),
         ({"people": [Approve(by=ALICE, gate="promotte")]}, "'promotte'.*did you mean 'promote'"),
-        ({"people": [Steer(lambda rollout: rollout.abort(by=BOB), at=-DAY)]}, "'at' must not be"),
+        ({"people": [Steer(_abort, at=-DAY)]}, "'at' must not be"),
+        (
+            {"people": [Steer(_abort, at="perform_updat")]},
+            "'at' names 'perform_updat'.*did you mean",
+        ),
+        ({"people": [Steer(_abort, at="reboot", host="eu-1-9")]}, "'host' names 'eu-1-9'"),
+        ({"people": Approve(by=ALICE)}, "'people' must be a list"),
+        ({"people": ["alice"]}, "'people' must be Approve, Reject or Steer"),
+        ({"crash_at": -1}, "'crash_at' must be names of steps, or 'every step' .got -1"),
+        ({"crash_at": [2]}, "'crash_at' names 2, which is no step"),
+        ({"within": timedelta(0)}, "'within' must be a timedelta > 0"),
+        ({"patience": 60}, "'patience' must be a timedelta > 0 .got 60"),
+        ({"workflow": PatchWebFleet.host_workflow}, "'workflow' must be a subclass of SystemPatch"),
+        (
+            {"fleet": SICK_AT_NOTHING},
+            "FailAt is about 'perfrom_update', which is no step of PatchWeb",
+        ),
     ],
 )
-async def test_bad_arguments(
-    rehearsing: Rehearser, arguments: dict[str, object], said: str
-) -> None:
+async def test_bad_arguments(rehearsing: Rehearser, arguments: dict[str, Any], said: str) -> None:
     """What is written wrong is refused before anything runs, and says what was meant."""
     fleet = SimulatedFleet({"eu-1": 1})
+    given: dict[str, Any] = {
+        "workflow": PatchWebFleet,
+        "request": ask(),
+        "fleet": fleet,
+        **arguments,
+    }
     with pytest.raises(InvalidRequest, match=said):
-        await rehearsing(PatchWebFleet, ask(), fleet, **arguments)  # type: ignore[arg-type]
+        await rehearsing(**given)
     assert fleet.started == ()
+    assert SICK_AT_NOTHING.started == ()
+
+
+async def test_a_fault_of_the_default_procedure_only(rehearsing: Rehearser) -> None:
+    """Chance draws faults from the default procedure: a step that this one has not is no mistake."""
+    fleet = SimulatedFleet({"eu-1": 1}, faults={"eu-1-1": FailAt("stop_services")})
+    await rehearsing(ShortFleet, ask(), fleet, people=BOTH, patience=PATIENCE)

@@ -697,6 +697,7 @@ class Watch:
     def _check_checkpoint(self, mine: HostBook, name: str, command: RunStep) -> None:
         step, got = command.step.name, command.checkpoint
         if mine.expects is None or mine.expects[0] != step:
+            mine.given = None  # what the step before it was given is nothing of this one's
             if got is not None:
                 raise self.broken("S6", f"{name}: {step} gets checkpoint {got!r} of another step")
             return

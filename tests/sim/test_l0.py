@@ -13,6 +13,7 @@ from temporal_patching.policy._cluster import HostEnded
 from temporal_patching.policy._states import HostState
 
 from . import planted, play, scenario
+from .__main__ import main
 from .world import Flight, World
 
 SEEDS = 2_000
@@ -30,6 +31,12 @@ def test_no_invariant_is_broken() -> None:
     assert not done.failures, said
     assert done.runs == SEEDS
     assert not done.unseen(), f"never seen in {SEEDS} rollouts: {', '.join(done.unseen())}"
+
+
+def test_a_batch_that_meets_nothing_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    """At the command line, too: what it has not met is named."""
+    assert main(["run", "--seeds", "1"]) == 1
+    assert "NEVER: fault " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", REGRESSIONS, ids=lambda path: path.stem)

@@ -217,6 +217,11 @@ def not_listed() -> tuple[Truth, RolloutReport]:
     return Truth("eu-1"), report(outcome=Outcome.PARTIAL, FAILED=1)
 
 
+def omitted_and_not_there() -> tuple[Truth, RolloutReport]:
+    """Hosts are said to be omitted that nobody has counted."""
+    return Truth("eu-1"), attrs.evolve(report(unchanged=1), hosts_omitted=1)
+
+
 def listed_twice() -> tuple[Truth, RolloutReport]:
     """One host twice."""
     failed = became("eu-1", HostState.FAILED)
@@ -298,6 +303,7 @@ FROM_THE_TRUTH: Mapping[Callable[[], tuple[Truth, RolloutReport]], str] = {
     sums_of_clusters: r"S7: 1 hosts are UNCHANGED, 2 by the sum of the clusters",
     too_many_listed: r"S7 eu-1: 1 are listed as FAILED, 0 counted",
     not_listed: r"S7: 1 hosts are FAILED, only 0 are listed",
+    omitted_and_not_there: r"S7: 1 hosts are said to be omitted, 0 are not listed",
     listed_twice: r"S7 eu-1: listed more than once",
     more_than_there_are: r"S7 eu: 2 hosts are counted, it has 1",
     more_acted_on_than_planned: r"S7 eu-2 at 8.000 s .*: host 2 of a plan of 1",
@@ -375,14 +381,17 @@ class Events:
         signal.input.CopyFrom(payloads(given))
         return self
 
-    def verb(self, name: str, *, refused: bool = False, **given: object) -> Events:
-        """A verb came, and was answered."""
+    def verb(self, name: str, *, refused: bool = False, id: str = "", **given: object) -> Events:
+        """A verb came, and was answered: by the event's number, or as the time-skipping server does, by the id."""
         event = self.add()
-        call = event.workflow_execution_update_accepted_event_attributes.accepted_request.input
-        call.name = name
-        call.args.CopyFrom(payloads(given))
+        request = event.workflow_execution_update_accepted_event_attributes.accepted_request
+        request.meta.update_id = id
+        request.input.name = name
+        request.input.args.CopyFrom(payloads(given))
         done = self.add().workflow_execution_update_completed_event_attributes
-        done.accepted_event_id = event.event_id
+        done.meta.update_id = id
+        if not id:
+            done.accepted_event_id = event.event_id
         if refused:
             done.outcome.failure.message = "no"
         else:
@@ -459,6 +468,8 @@ def test_too_wide() -> None:
     (said_total,) = broken(side_by_side(*THREE), report(patched=3), rollout.made())
     assert re.match(r"S1 eu-2 at 2.000 s .*: one of 2 in flight in all, 1 allowed", said_total)
     rollout = asked(pilot_hosts=0).verb("set_limits", by=ALICE, max_parallel=3)
+    assert broken(side_by_side(*THREE), report(patched=3), rollout.made()) == []
+    rollout = asked(pilot_hosts=0).verb("set_limits", id="1", by=ALICE, max_parallel=3)
     assert broken(side_by_side(*THREE), report(patched=3), rollout.made()) == []
     rollout = asked(pilot_hosts=0).verb("set_limits", refused=True, by=ALICE, max_parallel=3)
     assert broken(side_by_side(*THREE), report(patched=3), rollout.made())
@@ -552,6 +563,54 @@ def test_before_the_gate() -> None:
     assert said == "S2 gate 'start': approved by 0 of its approvers, 1 needed"
 
 
+def test_a_gate_that_is_another_than_was_asked_for() -> None:
+    """S2: the request says who may vote and how many must, not the report."""
+    two = ApprovalPolicy(approvers=[ALICE, "bob@example.com"], quorum=2, timeout=timedelta(hours=1))
+    request = PatchRequest(clusters=["eu"], requester=CAROL, approvals={"start": two})
+    history = Events("r", to_json(request)).made()
+    votes = [VoteReport(by=ALICE, approve=True, at=NOON - timedelta(seconds=1))]
+    gate = GateReport(gate="start", outcome="approved", approvers=(ALICE,), votes=votes)
+    told = report(patched=1, gates=[gate])
+    truth = Truth("eu-1").patched("eu-1")
+    assert broken(truth, told) == []
+    assert broken(truth, told, history) == ["S2 gate 'start': 1 had to approve, 2 asked for"]
+    votes.append(attrs.evolve(votes[0], by="mallory"))
+    gate = attrs.evolve(gate, approvers=(ALICE, "mallory"), votes=votes, quorum=2)
+    assert broken(truth, report(patched=1, gates=[gate]), history) == [
+        "S2 gate 'start': 'mallory' could vote, and is no approver of the request"
+    ]
+
+
+def test_before_the_gate_of_its_wave() -> None:
+    """S2: a host starts after the pilots, and the gate in between was not passed, or not yet."""
+    policy = ApprovalPolicy(approvers=[ALICE], timeout=timedelta(hours=1))
+    for name, host, second in (("promote", "eu-2", 8), ("wave-2/eu", "eu-3", 16)):
+        request = PatchRequest(
+            clusters=["eu"],
+            requester=CAROL,
+            policy=RolloutPolicy(waves=[1]),
+            approvals={name: policy},
+        )
+        history = Events("r", to_json(request)).made()
+        truth = Truth(*THREE).patched(*THREE)
+        (said,) = broken(truth, report(patched=3), history)
+        assert re.match(
+            rf"S2 {host} at {second}.000 s .* began, and gate '{name}' is unknown", said
+        )
+        vote = VoteReport(by=ALICE, approve=True, at=NOON + timedelta(seconds=second + 1))
+        gate = GateReport(gate=name, outcome="approved", approvers=(ALICE,), votes=(vote,))
+        (said,) = broken(truth, report(patched=3, gates=[gate]), history)
+        assert f"S2 {host}" in said
+        assert f"began before gate '{name}' was passed" in said
+        early = attrs.evolve(gate, votes=(attrs.evolve(vote, at=NOON),))
+        assert broken(truth, report(patched=3, gates=[early]), history) == []
+        # Its own gate stands in for everybody's, which then is not asked.
+        both = {"promote": policy, "promote/eu": policy} if name == "promote" else {}
+        own = attrs.evolve(early, gate="promote/eu")
+        history = Events("r", to_json(attrs.evolve(request, approvals=both))).made()
+        assert broken(truth, report(patched=3, gates=[own]), history) == []
+
+
 def test_before_its_turn() -> None:
     """S4: a wave begins while a pilot, or the wave before, is in flight, or before it has soaked."""
     truth = side_by_side(*THREE)
@@ -610,6 +669,25 @@ def test_patched_and_said_to_be_unchanged() -> None:
     truth = Truth("eu-1").did("eu-1", "perform_update", packages=NEW)
     (said,) = broken(truth, report(unchanged=1), asked().made())
     assert re.match(r"S9 eu-1 at 1.000 s .*: really patched, and 0 hosts are PATCHED", said)
+
+
+def test_a_success_that_has_not_done_all() -> None:
+    """S9: a step that never went well is no success, unless somebody accepted it."""
+    truth = Truth("eu-1").did("eu-1", "check_preconditions")
+    truth.line("began", "snapshot", "eu-1").line("failed", "snapshot", "eu-1")
+    (said,) = broken(truth, report(unchanged=1), asked().made())
+    assert re.match(r"S9 eu-1 at 3.000 s .*: reported as a success, and snapshot never went", said)
+    accepted = asked().verb("accept", by=ALICE, host="eu-1").made()
+    assert broken(truth, report(unchanged=1), accepted) == []
+    truth.did("eu-1", "snapshot")
+    assert broken(truth, report(unchanged=1), asked().made()) == []
+
+
+def test_a_request_that_was_written_by_hand() -> None:
+    """What it leaves out is as the library has it."""
+    by_hand = Events("r", {"clusters": ["eu"], "requester": CAROL, "policy": {"pilot_hosts": 0}})
+    (said, *_) = broken(side_by_side(*THREE), report(patched=3), by_hand.made())
+    assert re.match(r"S1 eu-2 .*: one of 2 in flight in eu, 1 allowed", said)
 
 
 def told(number: int, **counts: int) -> dict[str, object]:

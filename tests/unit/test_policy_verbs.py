@@ -36,12 +36,15 @@ from temporal_patching.policy._rollout_state import (
 )
 from temporal_patching.policy._verbs import (
     LEGAL,
+    MAX_ACCEPTED,
+    MAX_EVENTS,
     PHASES,
     VERBS,
     Asked,
     Verb,
     said,
     verb_of,
+    why_full,
     why_refused,
 )
 
@@ -523,3 +526,20 @@ def test_the_record_says_what_was_asked_for_a_parked_host() -> None:
     for how in ("retry", "accept", "restore", "skip"):
         assert said(attrs.evolve(RETRY, how=how), POLICY) == f"{how} {where}"
     assert said(attrs.evolve(RETRY, step="reboot"), POLICY) == f"retry {where} from reboot"
+
+
+def test_a_rollout_that_has_lived_long_takes_none_but_abort() -> None:
+    """At the numbers themselves, each alone, and not one before; what there is too much of is named."""
+    verb: Verb
+    for verb in VERBS:
+        assert why_full(verb, accepted=MAX_ACCEPTED - 1, events=MAX_EVENTS - 1) is None
+        full = why_full(verb, accepted=MAX_ACCEPTED, events=0)
+        long = why_full(verb, accepted=0, events=MAX_EVENTS)
+        if verb == "abort":
+            assert full is None
+            assert long is None
+        else:
+            assert full is not None
+            assert f"cannot {verb}: it has taken 1,000 verbs, and takes none but abort" in full
+            assert long is not None
+            assert f"cannot {verb}: its history is long, and takes none but abort" in long

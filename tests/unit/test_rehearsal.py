@@ -7,6 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import WorkflowHistory
 
 from temporal_patching.exceptions import InvalidRequest
 from temporal_patching.models import (
@@ -17,6 +20,7 @@ from temporal_patching.models import (
     RolloutReport,
 )
 from temporal_patching.testing import Effect, Rehearsal, SimulatedFleet, SimulatedHost, Steer
+from temporal_patching.testing._lost import LostTasks
 
 BEGAN = datetime(2026, 11, 2, 9, 0, tzinfo=timezone.utc)
 OUT, IN = ("set_maintenance_mode", False), ("clear_maintenance_mode", True)
@@ -83,7 +87,7 @@ def test_all_is_well() -> None:
     seen.assert_order("set_maintenance_mode", "perform_update", "clear_maintenance_mode")
     seen.assert_at_most(1, "out of service")
     seen.assert_at_most(1, "in flight")
-    seen.assert_at_most(0, "in flight", cluster="us-1")
+    seen.assert_at_most(1, "in flight", cluster="eu-1")
     assert str(seen).endswith(", in 21 days, 0:00:00")
 
 
@@ -160,6 +164,8 @@ def test_questions_that_make_no_sense() -> None:
         seen.assert_untouched("eu-1-22")
     with pytest.raises(InvalidRequest, match="two or more"):
         seen.assert_order("perform_update")
+    with pytest.raises(InvalidRequest, match=r"'eu' is no cluster of the fleet"):
+        seen.assert_at_most(1, "in flight", cluster="eu")
     with pytest.raises(InvalidRequest, match="'what' must be"):
         seen.assert_at_most(1, "failed")  # type: ignore[arg-type]
 
@@ -187,3 +193,28 @@ def test_a_fleet_is_not_changed_by_asking() -> None:
     seen.assert_in_service()
     seen.assert_untouched()
     assert fleet.log == ()
+
+
+def test_a_task_that_the_server_has_lost() -> None:
+    """One that has begun and does not end is told after longer than a task may take; one that goes on is not."""
+    now = [0.0]
+    lost = LostTasks(lambda: now[0])
+    began = HistoryEvent(event_id=1)
+    began.workflow_execution_started_event_attributes.original_execution_run_id = "run"
+
+    def history(*ids: int) -> WorkflowHistory:
+        kind = EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED
+        return WorkflowHistory(
+            "h", [began, *(HistoryEvent(event_id=n, event_type=kind) for n in ids)]
+        )
+
+    assert lost.look(history(3)) is None
+    now[0] = 10.0
+    assert lost.look(history(3, 6)) is None
+    now[0] = 16.0
+    assert lost.look(history(3, 6)) is None
+    assert lost.look(WorkflowHistory("h", [began])) is None
+    now[0] = 26.0
+    said = lost.look(history(3, 6))
+    assert said is not None
+    assert "has lost a workflow task of 'h'" in said

@@ -267,3 +267,47 @@ def test_fault_for_nobody() -> None:
     ):
         SimulatedFleet({"eu": 2}, faults={"eu-11": Unchanged()})
     assert repr(SimulatedFleet({"eu": 2}, seed=3)) == "SimulatedFleet({'eu': 2}, seed=3)"
+
+
+TWO: dict[str, Any] = {"clusters": {"eu": 2}}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"clusters": {"eu": -3}},
+            "'clusters' must have a number >= 0 or a list of names .*-3 for 'eu'",
+        ),
+        ({"clusters": {"eu": "web-1"}}, "'clusters' must have .*got 'web-1'"),
+        ({"faults": {"eu-1": FailAt("reboot", times=0)}}, "'times' of FailAt must be >= 1"),
+        (
+            {"faults": {"eu-1": Slow("reboot", duration=timedelta(-1))}},
+            "'duration' of Slow must not",
+        ),
+        (
+            {"faults": {"eu-1": Already("stop_servces")}},
+            "'step' of Already .*did you mean 'stop_services'",
+        ),
+        ({"faults": {"eu-1": FailAt}}, "must be faults, like FailAt"),
+        ({"faults": {"eu-1": ["reboot"]}}, "must be faults, like FailAt.*got 'reboot'"),
+        (
+            {"faults": {"eu": FailAt("reboot")}},
+            "'eu', which is a cluster, must be about check_fleet",
+        ),
+        (
+            {"faults": {"eu-1": FailAt("list_hosts")}},
+            "no step of a host: put it under its cluster's",
+        ),
+        ({"faults": {"notify": FailAt("reboot")}}, "'notify' must be about 'notify'"),
+        ({"down": ["eu-9"]}, "'down' names 'eu-9'"),
+        ({"labels": {"eu-9": {"rack": "a"}}}, "'labels' names 'eu-9'"),
+        ({"page_size": 0}, "'page_size' must be >= 1"),
+        ({"latency": timedelta(-1)}, "'latency' must not be negative"),
+        ({"health": ()}, "'health' must have an answer"),
+    ],
+)
+def test_what_could_never_come_about(given: dict[str, Any], said: str) -> None:
+    """A fault that can never strike is refused, and a number without sense: its test would be green for ever."""
+    with pytest.raises(InvalidRequest, match=said):
+        SimulatedFleet(**(TWO | given))

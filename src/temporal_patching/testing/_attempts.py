@@ -74,7 +74,7 @@ class Attempts:
         self.log: list[Effect] = []
         self.held: dict[tuple[str, str | None], asyncio.Event] = {}
         self.news = asyncio.Event()
-        self._faults = faults
+        self.faults = faults
         self._seed = seed
         self._chance: dict[str, Random] = {}
         self._latency = latency
@@ -221,7 +221,7 @@ class Attempts:
     def spoiling(self, step: str, name: str) -> list[Fault]:
         """The faults of this attempt, each counted."""
         found: list[Fault] = []
-        for index, fault in enumerate(self._faults.get(name, ())):
+        for index, fault in enumerate(self.faults.get(name, ())):
             wanted = "check_preconditions" if isinstance(fault, Already) else fault.step
             if wanted == step and (fault.times is None or self._spoilt[name, index] < fault.times):
                 self._spoilt[name, index] += 1
@@ -230,7 +230,7 @@ class Attempts:
 
     def _lift(self, attempt: Attempt) -> None:
         name = attempt.task.host
-        for index, fault in enumerate(self._faults.get(name, ())):
+        for index, fault in enumerate(self.faults.get(name, ())):
             over = fault.times is not None and self._spoilt[name, index] >= fault.times
             if over and fault in attempt.faults and name in self.hosts:
                 self.hosts[name] = fault.lifts(self.hosts[name])

@@ -13,6 +13,8 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHistory
 
 from ..exceptions import InvalidRequest
+from ..models import PatchRequest
+from ..models._wire import from_json, to_json
 
 CLOSED = (
     EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED,
@@ -126,19 +128,24 @@ def read(history: WorkflowHistory | Iterable[WorkflowHistory] | None) -> Evidenc
 
 
 def _read_rollout(history: WorkflowHistory, given: Mapping[str, Any], found: Evidence) -> None:
-    found.request = found.request or given
-    asked: dict[int, tuple[datetime, str, Mapping[str, Any]]] = {}
+    found.request = found.request or _whole(given)
+    # By event and by id: the time-skipping server does not say which event was accepted.
+    asked: dict[int | str, tuple[datetime, str, Mapping[str, Any]]] = {}
     for event in history.events:
         if event.HasField("workflow_execution_update_accepted_event_attributes"):
             accepted = event.workflow_execution_update_accepted_event_attributes
             call = accepted.accepted_request.input
             arguments = list(_values(call.args.payloads))
             if arguments and isinstance(arguments[0], Mapping):
-                asked[event.event_id] = (_when(event), call.name, arguments[0])
+                verb = (_when(event), call.name, arguments[0])
+                asked[event.event_id] = verb
+                if accepted.accepted_request.meta.update_id:
+                    asked[accepted.accepted_request.meta.update_id] = verb
         elif event.HasField("workflow_execution_update_completed_event_attributes"):
             done = event.workflow_execution_update_completed_event_attributes
-            if done.accepted_event_id in asked and done.outcome.HasField("success"):
-                found.verbs.append(Verb(*asked[done.accepted_event_id]))
+            answered = asked.get(done.accepted_event_id) or asked.get(done.meta.update_id)
+            if answered is not None and done.outcome.HasField("success"):
+                found.verbs.append(Verb(*answered))
         elif event.HasField("workflow_execution_signaled_event_attributes"):
             signal = event.workflow_execution_signaled_event_attributes
             if signal.signal_name == "cluster_update":
@@ -149,6 +156,15 @@ def _read_rollout(history: WorkflowHistory, given: Mapping[str, Any], found: Evi
                 ]
         elif event.event_type in ENDS:
             found.ended = _when(event)
+
+
+def _whole(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A request that was written by hand leaves out what it does not mean to change."""
+    try:
+        whole: Mapping[str, Any] = to_json(from_json(dict(given), PatchRequest))
+    except InvalidRequest:  # of another release
+        return given
+    return whole
 
 
 def _read_cluster(history: WorkflowHistory, given: Mapping[str, Any], found: Evidence) -> None:

@@ -20,12 +20,12 @@ from ..models import (
     Notice,
     StepResult,
 )
-from ..policy._rules import did_you_mean
-from ._activities import NOTIFIER, Opened, SimulatedSteps
+from ._activities import Opened, SimulatedSteps
 from ._attempts import Attempts, server_time
 from ._calls import Calls
 from ._chaos import names_of
 from ._faults import Fault
+from ._given import wrong_faults, wrong_names, wrong_sizes
 from ._hosts import SimulatedHost
 from ._log import Effect, FleetTruth
 from ._served import ServedFleet, served
@@ -64,7 +64,7 @@ class SimulatedFleet(SimulatedSteps, FleetTruth):
             for any other server elsewhere refuses the fleet, so that nobody takes it for machines.
 
     Raises:
-        InvalidRequest: A fault is for a host that the fleet does not have.
+        InvalidRequest: A name is that of no host, a fault can never strike, or a number makes no sense.
 
     Example:
         >>> from temporal_patching.testing import FailAt
@@ -87,19 +87,27 @@ class SimulatedFleet(SimulatedSteps, FleetTruth):
         targets: Collection[str] = (),
     ) -> None:
         self.seed = seed
+        problems = list(wrong_sizes(clusters))
+        if problems:
+            raise InvalidRequest(problems)
         self._names = {cluster: names_of(cluster, hosts) for cluster, hosts in clusters.items()}
         chosen = {
-            name: (some,) if isinstance(some, Fault) else tuple(some)
+            name: tuple(some) if isinstance(some, Sequence) else (some,)
             for name, some in (faults or {}).items()
         }
-        hosts = [name for names in self._names.values() for name in names]
-        known = [*hosts, *self._names, NOTIFIER]
-        unknown = [name for name in chosen if name not in known]
-        if unknown:
-            raise InvalidRequest(
-                f"'faults' names {name!r}, which is no host of the fleet{did_you_mean(name, known)}"
-                for name in unknown
-            )
+        hosts = {name for names in self._names.values() for name in names}
+        down = frozenset(down)
+        problems += wrong_faults(chosen, self._names)
+        problems += wrong_names("labels", labels or (), hosts)
+        problems += wrong_names("down", sorted(down), hosts)
+        if page_size is not None and page_size < 1:
+            problems.append(f"'page_size' must be >= 1, or None for all (got {page_size!r})")
+        if latency < timedelta(0):
+            problems.append(f"'latency' must not be negative (got {latency})")
+        if not health:
+            problems.append("'health' must have an answer")
+        if problems:
+            raise InvalidRequest(problems)
         self._attempts = Attempts(
             [
                 SimulatedHost(name=name, cluster=cluster)
@@ -115,7 +123,7 @@ class SimulatedFleet(SimulatedSteps, FleetTruth):
             self._names,
             page_size=page_size,
             labels=labels or {},
-            down=frozenset(down),
+            down=down,
             health=tuple(health),
         )
         self._targets = tuple(targets)

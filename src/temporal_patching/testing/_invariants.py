@@ -57,15 +57,17 @@ def check_invariants(
     * S14: none of ``canaries`` is in the report (nor in a history).
 
     With the rollout's history also, by its request: S1 (never more hosts in flight or out of service than
-    allowed), the budgets of S3 (no more failures than allowed, and as many as were in flight), S4 (pilots, then
-    wave by wave, with soaks between), S10 (what is final stays), S13 (each verb has a name), S15 (a
-    cluster that fails stops no other, where that was asked for), and that nothing begins after the end. With the
-    clusters' histories also: S3 (no host starts while its cluster has been told to pause, to stop, or that no
-    window is open).
+    allowed), S2 (each gate has the approvers and the quorum that were asked for, and is passed before the hosts
+    behind it start), the budgets of S3 (no more failures than allowed, and as many as were in flight), S4 (pilots,
+    then wave by wave, with soaks between), S9 (a success has had the effect of each step that it began), S10 (what
+    is final stays), S13 (each verb has a name), S15 (a cluster that fails stops no other, where that was asked
+    for), and that nothing begins after the end. With the clusters' histories also: S3 (no host starts while its
+    cluster has been told to pause, to stop, or that no window is open).
 
-    Not judged: waves and in-flight counts from the log where hosts are parked, waited for or skipped by hand (S1
-    then needs the clusters' histories), ``max_per_domain``, rings, whether an update of another name than
-    ``perform_update`` was made, how an expired approval is asked for again, and S11 and S12, which compare runs:
+    Not judged: waves, their gates and in-flight counts from the log where hosts are parked, waited for or skipped
+    by hand (S1 then needs the clusters' histories), ``max_per_domain``, rings and their gates, whether an update
+    of another name than ``perform_update`` was made, how an expired approval is asked for again, why an outcome
+    is not PATCHED, hosts that are named as out of service and are not, and S11 and S12, which compare runs:
     ``rehearse`` and a ``Replayer`` do that.
 
     Args:
@@ -235,6 +237,11 @@ def _sums(case: Case) -> Iterator[str]:
         missing = report.counts[state] - len(listed)
         if state not in SUCCESS and missing > report.hosts_omitted:
             yield f"S7: {report.counts[state]} hosts are {state}, only {len(listed)} are listed"
+    others = sum(n for state, n in report.counts.items() if state not in SUCCESS)
+    others -= sum(each.state not in SUCCESS for each in report.hosts)
+    # Successes that are out of service are listed, too.
+    if report.hosts_omitted > max(others, 0) + len(report.left_out_of_service):
+        yield f"S7: {report.hosts_omitted} hosts are said to be omitted, {others} are not listed"
     if len(case.listed) < len(report.hosts):
         every = [each.host for each in report.hosts]
         twice = sorted({name for name in every if every.count(name) > 1})
@@ -342,15 +349,15 @@ def _has_its_own_update(case: Case) -> bool:
 
 def _gates(case: Case) -> Iterator[str]:
     asked = case.evidence.request if case.evidence is not None else None
-    requester = _canonical(asked["requester"]) if asked is not None else None
+    requester = canonical(asked["requester"]) if asked is not None else None
     for gate in case.report.gates:
         for vote in gate.votes:
             if not vote.by or vote.at is None:
                 yield f"S13 gate {gate.gate!r}: a vote of {vote.by!r} without a name or a time"
         if not gate.approved:
             continue
-        people = {_canonical(each) for each in gate.approvers}
-        voters = {_canonical(vote.by) for vote in gate.votes if vote.approve} & people
+        people = {canonical(each) for each in gate.approvers}
+        voters = {canonical(vote.by) for vote in gate.votes if vote.approve} & people
         if requester in voters:
             voters.remove(requester)
         if len(voters) < gate.quorum:
@@ -361,7 +368,8 @@ def _gates(case: Case) -> Iterator[str]:
             yield f"S2 gate {gate.gate!r}: approved, and somebody rejected"
 
 
-def _canonical(person: str) -> str:
+def canonical(person: str) -> str:
+    """A person, however it is written."""
     return " ".join(person.split()).casefold()
 
 

@@ -11,7 +11,7 @@ from ..models import ClusterSummary
 from ..models._duration import parse_duration
 from ..policy import HostState, Outcome
 from ._evidence import Evidence
-from ._invariants import Case, Span, at, server_time, spans_of
+from ._invariants import Case, Span, at, canonical, server_time, spans_of
 from ._log import Effect
 
 FAILURE = (HostState.FAILED, HostState.UNREACHABLE)
@@ -28,6 +28,7 @@ def with_history(case: Case) -> Iterator[str]:
     yield from _counts_fall(evidence)
     if evidence.request is None:
         return
+    yield from _as_asked(case, evidence.request)
     yield from _start_gate(case, evidence, evidence.request)
     yield from _width(case, evidence)
     yield from _out_of_service(case, evidence)
@@ -35,9 +36,10 @@ def with_history(case: Case) -> Iterator[str]:
     if not evidence.has(*BY_HAND):
         yield from _healthy(case)
         yield from _not_worse(case)
+        yield from _not_done(case)
     if not evidence.has(*BY_HAND) and not _lets_hosts_wait(evidence.request):
         for cluster in case.report.clusters:
-            yield from _waves(case, cluster, evidence.request["policy"])
+            yield from _waves(case, cluster, evidence.request)
     yield from _verbs(evidence)
     yield from _others_stop(case, evidence, evidence.request)
     yield from _after_the_end(case, evidence)
@@ -132,6 +134,20 @@ def _out_of_service(case: Case, evidence: Evidence) -> Iterator[str]:
 # S2
 
 
+def _as_asked(case: Case, request: Mapping[str, Any]) -> Iterator[str]:
+    """The report's gates are those of the request: who may vote, and how many must."""
+    for gate in case.report.gates:
+        asked = request["approvals"].get(gate.gate)
+        if asked is None:
+            continue  # of the workflow's own run
+        if gate.quorum < asked["quorum"]:
+            yield f"S2 gate {gate.gate!r}: {gate.quorum} had to approve, {asked['quorum']} asked for"
+        people = {canonical(each) for each in asked["approvers"]}
+        for person in gate.approvers:
+            if canonical(person) not in people:
+                yield f"S2 gate {gate.gate!r}: {person!r} could vote, and is no approver of the request"
+
+
 def _start_gate(case: Case, evidence: Evidence, request: Mapping[str, Any]) -> Iterator[str]:
     windows = request["policy"].get("windows") or {}
     if "start" not in request["approvals"] or windows.get("approval_valid_for") is not None:
@@ -141,17 +157,22 @@ def _start_gate(case: Case, evidence: Evidence, request: Mapping[str, Any]) -> I
     )
     if first is None:
         return
-    gate = next((each for each in case.report.gates if each.gate == "start"), None)
+    yield from _passed(case, "start", first)
+
+
+def _passed(case: Case, name: str, first: Effect) -> Iterator[str]:
+    """A gate was passed before this step began."""
+    gate = next((each for each in case.report.gates if each.gate == name), None)
     if gate is None or not gate.approved:
         said = "unknown" if gate is None else gate.outcome
-        yield f"S2 {first.host} {at(first)}: {first.step} began, and gate 'start' is {said}"
+        yield f"S2 {first.host} {at(first)}: {first.step} began, and gate {name!r} is {said}"
         return
     times = sorted(vote.at for vote in gate.votes if vote.approve and vote.at is not None)
     if first.when is not None and len(times) >= gate.quorum:
         passed = times[gate.quorum - 1]
         if first.when < passed:
             yield (
-                f"S2 {first.host} {at(first)}: {first.step} began before gate 'start' was passed, "
+                f"S2 {first.host} {at(first)}: {first.step} began before gate {name!r} was passed, "
                 f"{server_time(passed)}"
             )
 
@@ -264,8 +285,9 @@ def _after_the_end(case: Case, evidence: Evidence) -> Iterator[str]:
 # S4
 
 
-def _waves(case: Case, cluster: ClusterSummary, policy: Mapping[str, Any]) -> Iterator[str]:
-    """Groups of hosts, in the order in which they began: the pilots, then each wave."""
+def _waves(case: Case, cluster: ClusterSummary, request: Mapping[str, Any]) -> Iterator[str]:
+    """Groups of hosts, in the order in which they began: the pilots, then each wave. S2: their gates."""
+    policy = request["policy"]
     size = _size(cluster)
     pilots = min(_amount_up(policy["pilot_hosts"], size), size)
     waves = [max(_amount(each, size), 1) for each in policy["waves"]]
@@ -293,6 +315,11 @@ def _waves(case: Case, cluster: ClusterSummary, policy: Mapping[str, Any]) -> It
                 )
                 return
             yield from _soaked(begun, span, wait, before)
+            gate = "promote" if group == 1 else f"wave-{group}"
+            for name in (f"{gate}/{cluster.cluster}", gate):
+                if name in request["approvals"]:
+                    yield from _passed(case, name, span.first)
+                    break  # a cluster's own gate stands in for everybody's
         room -= 1
         begun.append(span)
 
@@ -343,6 +370,20 @@ def _not_worse(case: Case) -> Iterator[str]:
         last = max((case.lines[host][-1] for host in patched), key=lambda line: line.number)
         names = ", ".join(sorted(patched))
         yield f"S9 {names} {at(last)}: really patched, and {counted} hosts are PATCHED"
+
+
+def _not_done(case: Case) -> Iterator[str]:
+    """A success has had the effect of every step that it began: nobody had it gone on with by hand."""
+    if case.report.hosts_omitted:
+        return
+    for host, lines in case.lines.items():
+        if case.state_of(host) not in (HostState.PATCHED, HostState.UNCHANGED):
+            continue
+        done = {(line.step, line.key) for line in lines if line.what == "done"}
+        for line in lines:
+            if line.what == "failed" and (line.step, line.key) not in done:
+                yield f"S9 {host} {at(line)}: reported as a success, and {line.step} never went well"
+                break
 
 
 # S10, S13

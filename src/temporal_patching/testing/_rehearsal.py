@@ -183,6 +183,11 @@ class Rehearsal:
         """
         if what not in ("out of service", "in flight"):
             raise InvalidRequest([f"'what' must be 'out of service' or 'in flight' (got {what!r})"])
+        known = sorted({each.cluster for each in self.fleet.hosts})
+        if cluster is not None and cluster not in known:
+            raise InvalidRequest(
+                [f"{cluster!r} is no cluster of the fleet{did_you_mean(cluster, known)}"]
+            )
         changes = self._turned(cluster) if what == "out of service" else self._flights(cluster)
         counted: dict[str, _Change] = {}
         worst: list[_Change] = []

@@ -21,12 +21,13 @@ from ..activity._activities import implemented
 from ..client import Rollout
 from ..exceptions import InvalidRequest, NotAnswered
 from ..models import AuditReport, FleetHealth, FleetQuery, PatchRequest, RolloutReport
-from ..policy._rules import did_you_mean
 from ..worker import PatchingPlugin
 from ..workflow import SystemPatchWorkflow
 from ._environment import Alarms, Clock, check_environment, start_environment
 from ._fleet import SimulatedFleet
+from ._given import strange_faults, wrong_bound, wrong_crashes, wrong_people, wrong_workflow
 from ._invariants import check_invariants
+from ._lost import LostTasks
 from ._people import Deed, Script
 from ._rehearsal import Rehearsal
 from ._watch import EDGES, Attempt, Edge, Trouble, Watch
@@ -126,9 +127,18 @@ async def rehearse(
         )
         rehearsal.assert_in_service()
     """
-    names = _crashes(crash_at, workflow)
+    problems = list(wrong_workflow(workflow))
+    if problems:
+        raise InvalidRequest(problems)
+    known = None if isinstance(activities, PatchActivities) else [h.name for h in fleet.hosts]
+    problems += wrong_crashes(crash_at, workflow, EVERY_STEP)
+    problems += wrong_people(people, workflow, known)
+    problems += strange_faults(fleet._attempts.faults, workflow)
+    problems += [*wrong_bound("within", within), *wrong_bound("patience", patience)]
     if begin is not None and begin.tzinfo is None:
-        raise InvalidRequest([f"'begin' must have a time zone (got {begin!r})"])
+        problems.append(f"'begin' must have a time zone (got {begin!r})")
+    if problems:
+        raise InvalidRequest(problems)
     async with AsyncExitStack() as stack:
         if environment is None:
             environment = await stack.enter_async_context(await start_environment())
@@ -151,7 +161,7 @@ async def rehearse(
             plugins=plugins,
             environment=environment,
             people=people,
-            crashes=names,
+            crashes=_crashes(crash_at, workflow),
             within=within,
             patience=patience,
             invariants=invariants,
@@ -231,14 +241,6 @@ def _crashes(
     crash_at: str | Sequence[str], workflow: type[SystemPatchWorkflow]
 ) -> dict[str, list[Edge]]:
     steps = [*_OF_CLUSTERS, *workflow.host_workflow.steps.names]
-    known = [*steps, "notify"]
-    unknown = [each for each in _named(crash_at) if each not in known]
-    if unknown:
-        raise InvalidRequest(
-            f"'crash_at' names {name!r}, which is no step of {workflow.__name__}"
-            f"{did_you_mean(name, [*known, EVERY_STEP])}"
-            for name in unknown
-        )
     every = EVERY_STEP in ([crash_at] if isinstance(crash_at, str) else crash_at)
     wanted = [*(steps if every else ()), *_named(crash_at)]
     return {step: list(EDGES) for step in wanted}
@@ -291,6 +293,7 @@ class _Run:
     watch: Watch = attrs.field(init=False)
     alarms: Alarms = attrs.field(init=False)
     script: Script = attrs.field(init=False)
+    lost: LostTasks = attrs.field(factory=LostTasks)
     news: asyncio.Queue[Callable[[], Awaitable[None]]] = attrs.field(factory=asyncio.Queue)
 
     def __attrs_post_init__(self) -> None:
@@ -547,6 +550,8 @@ class _Run:
                     _check_tasks(history)
                 except RehearsalFailed as failed:
                     return str(failed)
+                if lost := self.lost.look(history):
+                    return lost
         return None
 
     async def _end_all(self) -> None:
