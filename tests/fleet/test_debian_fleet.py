@@ -135,6 +135,11 @@ def is_configuring(host: DebianHost) -> bool:
     return begun and host.package_status("search-index") == "half-configured"
 
 
+def answers(host: DebianHost) -> list[str]:
+    """What the package that asks took for an answer."""
+    return host.run("cat", "/var/lib/search-index/answers").splitlines()
+
+
 def attempts(history: WorkflowHistory, step: str) -> list[int]:
     """The attempts that the server counted for each time a step was scheduled."""
     scheduled = {
@@ -234,6 +239,7 @@ async def test_a_host_that_fails_is_held_and_its_siblings_serve(patching: Patchi
     named = {host.host: host for host in report.hosts}
     assert named[broken.name].state is HostState.FAILED
     assert "apt-get ended with exit status 100" in named[broken.name].reason
+    assert "orders: cannot migrate the order book" in named[broken.name].reason
     assert "error processing package orders" in named[broken.name].reason
     assert named[broken.name].left_out
     assert named[early.name].state is HostState.CANCELLED
@@ -262,6 +268,41 @@ async def test_a_sibling_whose_update_has_begun_is_finished(patching: Patching) 
     assert report.counts[HostState.PATCHED] == 2
     assert report.counts[HostState.FAILED] == 1
     assert_patched_once(late)
+
+
+async def test_a_package_that_asks_gets_no_answer_and_nothing_waits(
+    dev: WorkflowEnvironment,
+) -> None:
+    """By its script, debconf or a changed file: what is there holds, or it fails in its own words."""
+    if reason := DebianFleet.why_not():
+        pytest.skip(reason)
+    with DebianFleet({"eu-1": 3}) as fleet:
+        by_hand, asks, insists = fleet.cluster("eu-1")
+        for host in fleet.hosts.values():
+            host.ask(insists=host is insists)
+        # That it does ask: somebody who types is heard, by the script and about the file.
+        by_hand.run("apt-get", "-q", "update")
+        by_hand.run("apt-get", "-y", "-q", "-o", "Dpkg::Use-Pty=0", "upgrade", input="blue\ny\n")
+        assert answers(by_hand) == ["colour blue", "depth 3"]
+        assert by_hand.run("cat", "/etc/search-index.conf") == "words = 2\n"
+
+        async with _patching(fleet, dev) as patching:
+            rollout = await patching.start(["eu-1"], max_parallel=2, pilot_hosts=0)
+            with pytest.raises(RolloutFailed) as failed:
+                await asyncio.wait_for(rollout.result(), LONG)
+        report = failed.value.report
+        named = {host.host: host for host in report.hosts}
+        assert named.keys() == {insists.name}
+        assert report.counts[HostState.PATCHED] == 1
+        assert_patched_once(asks)
+        assert answers(asks) == ["colour none", "depth 3"]
+        assert asks.run("cat", "/etc/search-index.conf") == "words = ours\n"
+        assert named[insists.name].state is HostState.FAILED
+        assert "search-index: nobody says which colour" in named[insists.name].reason
+        # Nothing of it was unpacked: the host is as healthy as before, and serves.
+        assert insists.version("search-index") == OLD
+        assert insists.orders().endswith(" serving")
+        assert report.left_out_of_service == ()
 
 
 async def test_a_host_that_was_in_maintenance_stays_there(patching: Patching) -> None:
