@@ -299,6 +299,31 @@ class PatientFleet(SystemPatchWorkflow):
 
 
 @workflow.defn
+class EndlessHost(HostPatchWorkflow):
+    steps = QUICK_STEPS
+
+    async def before_host(self, request: HostRequest) -> None:
+        await workflow.wait_condition(lambda: "endless-host" not in request.task.host)
+
+
+@workflow.defn
+class EndlessCluster(ClusterPatchWorkflow):
+    async def before_cluster(self, request: ClusterRequest) -> None:
+        await workflow.wait_condition(lambda: "endless-cluster" not in request.cluster)
+
+
+@workflow.defn
+class EndlessFleet(SystemPatchWorkflow):
+    """Its hooks never end where a name says so."""
+
+    host_workflow = EndlessHost
+    cluster_workflow = EndlessCluster
+
+    async def before_rollout(self, request: PatchRequest) -> None:
+        await workflow.wait_condition(lambda: not request.params.get("endless"))
+
+
+@workflow.defn
 class CollectingFleet(SystemPatchWorkflow):
     """Collects the garbage of its process, in its own workflow task."""
 
