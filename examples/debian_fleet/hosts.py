@@ -33,7 +33,7 @@ _PACKAGES = ("dpkg-query", "--show", "--showformat=${Package} ${Version} ${db:St
 
 # The line before it is the package's own, unless it is dpkg's progress.
 _ERROR = re.compile(
-    r"^((?!Preparing to |Unpacking |Setting up ).*\n)?dpkg: error .*\n.*", re.MULTILINE
+    r"^((?!Preparing to |Unpacking |Setting up ).*\n)?dpkg: .*\berror[ :,].*\n.*", re.MULTILINE
 )
 
 # Its output goes to a file of the host: apt that writes to a connection which is gone, because the
