@@ -95,6 +95,24 @@ class ImpatientFleet(SystemPatchWorkflow):
     host_workflow = ImpatientHost
 
 
+@workflow.defn
+class LimitedHost(HostPatchWorkflow):
+    """One attempt of two seconds for its update."""
+
+    steps = QUICK_STEPS.replace(
+        attrs.evolve(
+            QUICK_STEPS[QUICK_STEPS.names.index("perform_update")],
+            start_to_close_timeout=timedelta(seconds=2),
+            retry_policy=RetryPolicy(maximum_attempts=1),
+        )
+    )
+
+
+@workflow.defn
+class LimitedFleet(SystemPatchWorkflow):
+    host_workflow = LimitedHost
+
+
 # A release in the middle of a rollout: two versions of one class, under one name
 
 
