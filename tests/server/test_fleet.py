@@ -179,7 +179,7 @@ async def test_steps_that_end_at_their_limit(client: Client, unique: str) -> Non
         max_out_of_service="100%",
         failure_budget=FailureBudget(max_failures="100%", stop_on_failed_wave=False),
     )
-    async with site(client, fleet, [LimitedFleet]) as here:
+    async with site(client, fleet, [LimitedFleet], replays=False) as here:
         rollout = await here.start(ask(unique, policy=policy), LimitedFleet)
         report = await ending(rollout)
         check_invariants(fleet, report, await histories(client, rollout.id))
