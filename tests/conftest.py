@@ -141,10 +141,10 @@ def client(dev: WorkflowEnvironment) -> Client:
 class EncryptionCodec(PayloadCodec):
     """AES-GCM with one fixed key, as users of Temporal's encryption sample have it."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: bytes = bytes(range(32))) -> None:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-        self._cipher = AESGCM(bytes(range(32)))
+        self._cipher = AESGCM(key)
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         return [self._encrypted(payload.SerializeToString()) for payload in payloads]

@@ -95,6 +95,24 @@ class ImpatientFleet(SystemPatchWorkflow):
     host_workflow = ImpatientHost
 
 
+@workflow.defn
+class LimitedHost(HostPatchWorkflow):
+    """One attempt of two seconds for its update."""
+
+    steps = QUICK_STEPS.replace(
+        attrs.evolve(
+            QUICK_STEPS[QUICK_STEPS.names.index("perform_update")],
+            start_to_close_timeout=timedelta(seconds=2),
+            retry_policy=RetryPolicy(maximum_attempts=1),
+        )
+    )
+
+
+@workflow.defn
+class LimitedFleet(SystemPatchWorkflow):
+    host_workflow = LimitedHost
+
+
 # A release in the middle of a rollout: two versions of one class, under one name
 
 
@@ -296,6 +314,31 @@ class PatientFleet(SystemPatchWorkflow):
 
     async def after_rollout(self, report: RolloutReport) -> None:
         await workflow.sleep(timedelta(milliseconds=10))
+
+
+@workflow.defn
+class EndlessHost(HostPatchWorkflow):
+    steps = QUICK_STEPS
+
+    async def before_host(self, request: HostRequest) -> None:
+        await workflow.wait_condition(lambda: "endless-host" not in request.task.host)
+
+
+@workflow.defn
+class EndlessCluster(ClusterPatchWorkflow):
+    async def before_cluster(self, request: ClusterRequest) -> None:
+        await workflow.wait_condition(lambda: "endless-cluster" not in request.cluster)
+
+
+@workflow.defn
+class EndlessFleet(SystemPatchWorkflow):
+    """Its hooks never end where a name says so."""
+
+    host_workflow = EndlessHost
+    cluster_workflow = EndlessCluster
+
+    async def before_rollout(self, request: PatchRequest) -> None:
+        await workflow.wait_condition(lambda: not request.params.get("endless"))
 
 
 @workflow.defn

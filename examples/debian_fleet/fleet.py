@@ -72,14 +72,18 @@ class DebianHost:
         self.address = address
         self.ssh_port, self.orders_port = ports
 
-    def run(self, *argv: str) -> str:
+    def run(self, *argv: str, input: str = "") -> str:
         """Run a command in the host without SSH and answer its standard output.
+
+        Args:
+            argv: Program and arguments.
+            input: What somebody types.
 
         Raises:
             subprocess.CalledProcessError: Its exit status was not 0.
         """
         return subprocess.run(
-            ["chroot", self.root, *argv], check=True, capture_output=True, text=True
+            ["chroot", self.root, *argv], input=input, check=True, capture_output=True, text=True
         ).stdout
 
     def version(self, package: str) -> str:
@@ -114,6 +118,17 @@ class DebianHost:
     def break_orders(self) -> None:
         """From now on this host gets an `orders` 2.0-1 whose post-install script fails."""
         _offer(self.root, "repo-broken")
+
+    def ask(self, *, insists: bool = False) -> None:
+        """From now on this host gets a `search-index` 2.0-1 that asks questions.
+
+        Args:
+            insists: Without an answer its install script fails; it takes a default otherwise.
+        """
+        _offer(self.root, "repo-asking")
+        (self.root / "etc/search-index.conf").write_text("words = ours\n")
+        if insists:
+            (self.root / "etc/default/search-index").write_text("INSISTS=yes\n")
 
     def slow_down(self, tenths: int) -> None:
         """Let `search-index` take this long to configure.

@@ -31,6 +31,11 @@ _ENV = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
 _VERSION = ("dpkg-query", "--show", "--showformat=${Version}")
 _PACKAGES = ("dpkg-query", "--show", "--showformat=${Package} ${Version} ${db:Status-Status}\\n")
 
+# The line before it is the package's own, unless it is dpkg's progress.
+_ERROR = re.compile(
+    r"^((?!Preparing to |Unpacking |Setting up ).*\n)?dpkg: .*\berror[ :,].*\n.*", re.MULTILINE
+)
+
 # Its output goes to a file of the host: apt that writes to a connection which is gone, because the
 # worker died, would be killed in the middle of its work.
 _LOGGED = (
@@ -195,8 +200,8 @@ class DebianHosts(PatchActivities):
 
 
 def _reason(done: CommandResult) -> str:
-    """One line for the report: what dpkg says of the package, else the last line."""
-    found = re.search(r"dpkg: error .*\n.*", done.output)
+    """One line for the report: what the package and then dpkg say of it, else the last line."""
+    found = _ERROR.search(done.output)
     lines = found.group().splitlines() if found else done.output.strip().splitlines()[-1:]
     return " ".join(line.strip() for line in lines) or "no output"
 

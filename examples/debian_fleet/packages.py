@@ -3,7 +3,7 @@
 `orders` is a service: a small daemon that answers on a TCP port with the version it was started
 from, and refuses work in maintenance. `search-index` has a slow post-install script, as packages
 that rebuild an index have. Each exists as 1.0-1 and 2.0-1; a second repository holds an `orders`
-2.0-1 whose post-install script fails.
+2.0-1 whose post-install script fails, a third one a `search-index` 2.0-1 that asks questions.
 """
 
 from __future__ import annotations
@@ -124,9 +124,49 @@ if [ "$1" = configure ]; then
 fi
 """
 
+# The three ways in which a package asks: its script reads, a changed configuration file, debconf.
+_ASKING = {
+    "DEBIAN/preinst": """\
+#!/bin/sh
+set -e
+if [ -r /etc/default/search-index ]; then . /etc/default/search-index; fi
+echo "search-index: which colour?"
+if ! read -r colour; then
+    if [ "${INSISTS:-}" ]; then
+        echo "search-index: nobody says which colour" >&2
+        exit 1
+    fi
+    colour=none
+fi
+echo "colour $colour" >>/var/lib/search-index/answers
+""",
+    "DEBIAN/conffiles": "/etc/search-index.conf\n",
+    "etc/search-index.conf": "words = 2\n",
+    "DEBIAN/templates": """\
+Template: search-index/depth
+Type: string
+Default: 3
+Description: How deep?
+""",
+    "DEBIAN/config": """\
+#!/bin/sh
+set -e
+. /usr/share/debconf/confmodule
+db_input critical search-index/depth || true
+db_go || true
+""",
+    "DEBIAN/postinst": """\
+#!/bin/sh
+set -e
+. /usr/share/debconf/confmodule
+db_get search-index/depth
+echo "depth $RET" >>/var/lib/search-index/answers
+""",
+}
 
-def build_repositories(folder: Path, archive_keyring: Path) -> tuple[Path, Path]:
-    """Build the packages and two signed flat repositories of them.
+
+def build_repositories(folder: Path, archive_keyring: Path) -> tuple[Path, Path, Path]:
+    """Build the packages and three signed flat repositories of them.
 
     The key is made for this one call and its private half is deleted before it returns.
 
@@ -135,15 +175,17 @@ def build_repositories(folder: Path, archive_keyring: Path) -> tuple[Path, Path]
         archive_keyring: Where the public key goes, in the form that apt's `signed-by` takes.
 
     Returns:
-        The good repository, and one whose `orders` 2.0-1 cannot be configured.
+        The good repository, one whose `orders` 2.0-1 cannot be configured, and one whose
+        `search-index` 2.0-1 asks questions.
     """
-    good, broken = folder / "repo", folder / "repo-broken"
-    for repository in (good, broken):
+    good, broken, asking = (folder / name for name in ("repo", "repo-broken", "repo-asking"))
+    for repository in (good, broken, asking):
         repository.mkdir()
         for version in (OLD, NEW):
             fails = repository is broken and version == NEW
+            asks = repository is asking and version == NEW
             _orders(folder / "build", repository, version, fails=fails)
-            _search_index(folder / "build", repository, version)
+            _search_index(folder / "build", repository, version, asks=asks)
     # gpg's agent listens on a socket in its home, whose path must be short
     with tempfile.TemporaryDirectory(prefix="fleet-gpg-") as home:
         env = {**os.environ, "GNUPGHOME": home, "LC_ALL": "C"}
@@ -153,7 +195,7 @@ def build_repositories(folder: Path, archive_keyring: Path) -> tuple[Path, Path]
                 [*gpg, "--quick-generate-key", "Debian fleet example", "ed25519", "sign", "1d"],
                 env=env,
             )
-            for repository in (good, broken):
+            for repository in (good, broken, asking):
                 _index(repository)
                 release, signed = repository / "Release", repository / "InRelease"
                 _run([*gpg, "--clearsign", "--output", str(signed), str(release)], env=env)
@@ -161,7 +203,7 @@ def build_repositories(folder: Path, archive_keyring: Path) -> tuple[Path, Path]
             _run([*gpg, "--output", str(archive_keyring), "--export"], env=env)
         finally:
             subprocess.run(["gpgconf", "--kill", "all"], env=env, check=False)
-    return good, broken
+    return good, broken, asking
 
 
 def _orders(build: Path, repository: Path, version: str, *, fails: bool) -> None:
@@ -180,15 +222,16 @@ def _orders(build: Path, repository: Path, version: str, *, fails: bool) -> None
     )
 
 
-def _search_index(build: Path, repository: Path, version: str) -> None:
+def _search_index(build: Path, repository: Path, version: str, *, asks: bool) -> None:
     _package(
-        build / f"search-index-{version}",
+        build / f"search-index-{version}-{asks}",
         repository,
         name="search-index",
         version=version,
         files={
             "usr/bin/search-index": _SEARCH_INDEX,
             "DEBIAN/postinst": _SEARCH_INDEX_POSTINST,
+            **(_ASKING if asks else {}),
         },
         state="var/lib/search-index",
     )

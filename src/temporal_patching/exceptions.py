@@ -96,7 +96,10 @@ class RolloutNotFound(PatchingError):
 
 @final
 class NotAnswered(PatchingError):
-    """No worker answered in time. The rollout is unharmed: it goes on when a worker is back."""
+    """No worker answered in time, or this client cannot read what was answered.
+
+    The rollout is unharmed: it goes on when a worker is back.
+    """
 
 
 @final

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from examples.debian_fleet.workflows import PatchDebianFleet
 from temporal_patching.client import Rollout
 from temporal_patching.exceptions import RolloutFailed
 from temporal_patching.models import HostState, PatchRequest
-from temporal_patching.policy import ApprovalPolicy, Outcome, RolloutPolicy
+from temporal_patching.policy import ApprovalPolicy, FailureBudget, Outcome, RolloutPolicy
 
 ROOT = Path(__file__).parents[2]
 LONG = 240.0
@@ -63,7 +65,11 @@ class Patching:
         self.worker = Worker(fleet, dev, self.task_queue)
 
     async def start(
-        self, clusters: Sequence[str] = ("eu-1", "us-1"), **policy: object
+        self,
+        clusters: Sequence[str] = ("eu-1", "us-1"),
+        *,
+        command: str = "apt-get -y upgrade",
+        **policy: object,
     ) -> Rollout[PatchDebianFleet]:
         """Start a rollout of `apt-get upgrade` and approve it."""
         rollout = await Rollout.start(
@@ -72,7 +78,7 @@ class Patching:
             PatchRequest(
                 clusters=clusters,
                 requester="carol@example.com",
-                update_command="apt-get -y upgrade",
+                update_command=command,
                 services=["orders"],
                 policy=RolloutPolicy(**policy),  # type: ignore[arg-type]
                 approvals={
@@ -133,6 +139,11 @@ def is_configuring(host: DebianHost) -> bool:
     """Whether the slow post-install script of the new version runs, or was torn apart."""
     begun = f"status half-configured search-index:all {NEW}" in host.dpkg_log()
     return begun and host.package_status("search-index") == "half-configured"
+
+
+def answers(host: DebianHost) -> list[str]:
+    """What the package that asks took for an answer."""
+    return host.run("cat", "/var/lib/search-index/answers").splitlines()
 
 
 def attempts(history: WorkflowHistory, step: str) -> list[int]:
@@ -234,6 +245,7 @@ async def test_a_host_that_fails_is_held_and_its_siblings_serve(patching: Patchi
     named = {host.host: host for host in report.hosts}
     assert named[broken.name].state is HostState.FAILED
     assert "apt-get ended with exit status 100" in named[broken.name].reason
+    assert "orders: cannot migrate the order book" in named[broken.name].reason
     assert "error processing package orders" in named[broken.name].reason
     assert named[broken.name].left_out
     assert named[early.name].state is HostState.CANCELLED
@@ -262,6 +274,139 @@ async def test_a_sibling_whose_update_has_begun_is_finished(patching: Patching) 
     assert report.counts[HostState.PATCHED] == 2
     assert report.counts[HostState.FAILED] == 1
     assert_patched_once(late)
+
+
+async def test_a_package_that_asks_gets_no_answer_and_nothing_waits(
+    dev: WorkflowEnvironment,
+) -> None:
+    """By its script, debconf or a changed file: what is there holds, or it fails in its own words."""
+    if reason := DebianFleet.why_not():
+        pytest.skip(reason)
+    with DebianFleet({"eu-1": 3}) as fleet:
+        by_hand, asks, insists = fleet.cluster("eu-1")
+        for host in fleet.hosts.values():
+            host.ask(insists=host is insists)
+        # That it does ask: somebody who types is heard, by the script and about the file.
+        by_hand.run("apt-get", "-q", "update")
+        by_hand.run("apt-get", "-y", "-q", "-o", "Dpkg::Use-Pty=0", "upgrade", input="blue\ny\n")
+        assert answers(by_hand) == ["colour blue", "depth 3"]
+        assert by_hand.run("cat", "/etc/search-index.conf") == "words = 2\n"
+
+        async with _patching(fleet, dev) as patching:
+            rollout = await patching.start(["eu-1"], max_parallel=2, pilot_hosts=0)
+            with pytest.raises(RolloutFailed) as failed:
+                await asyncio.wait_for(rollout.result(), LONG)
+        report = failed.value.report
+        named = {host.host: host for host in report.hosts}
+        assert named.keys() == {insists.name}
+        assert report.counts[HostState.PATCHED] == 1
+        assert_patched_once(asks)
+        assert answers(asks) == ["colour none", "depth 3"]
+        assert asks.run("cat", "/etc/search-index.conf") == "words = ours\n"
+        assert named[insists.name].state is HostState.FAILED
+        assert "search-index: nobody says which colour" in named[insists.name].reason
+        # Nothing of it was unpacked: the host is as healthy as before, and serves.
+        assert insists.version("search-index") == OLD
+        assert insists.orders().endswith(" serving")
+        assert report.left_out_of_service == ()
+
+
+TOLERANT = {
+    "max_parallel": 3,
+    "pilot_hosts": 0,
+    "max_out_of_service": "100%",
+    "failure_budget": FailureBudget(max_failures="100%", stop_on_failed_wave=False),
+}
+
+
+@contextmanager
+def locked(host: DebianHost) -> Generator[Path, None, None]:
+    """Hold the lock of apt, as another apt does."""
+    path = host.root / "var/lib/dpkg/lock-frontend"
+    with path.open("r+") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield path
+
+
+async def test_a_lock_of_somebody_else_is_waited_for(dev: WorkflowEnvironment) -> None:
+    """Until it is given back, or for so long as the command says; it is never removed."""
+    if reason := DebianFleet.why_not():
+        pytest.skip(reason)
+    with DebianFleet({"eu-1": 2}) as fleet:
+        soon, never = fleet.cluster("eu-1")
+        async with _patching(fleet, dev) as patching:
+            with locked(never) as lock, ExitStack() as soon_free:
+                soon_free.enter_context(locked(soon))
+                inode = lock.stat().st_ino
+                rollout = await patching.start(
+                    ["eu-1"], command="apt-get -y upgrade -o DPkg::Lock::Timeout=5", **TOLERANT
+                )
+                log = soon.root / "var/log/patching.log"
+                await until(
+                    lambda: log.exists() and "Waiting for cache lock" in log.read_text(),
+                    "apt waits for the lock",
+                )
+                soon_free.close()
+                with pytest.raises(RolloutFailed) as failed:
+                    await asyncio.wait_for(rollout.result(), LONG)
+                assert lock.stat().st_ino == inode
+        report = failed.value.report
+        (named,) = report.hosts
+        assert (named.host, named.state) == (never.name, HostState.FAILED)
+        assert "/var/lib/dpkg/lock-frontend" in named.reason
+        assert_patched_once(soon)
+        assert {never.version(package) for package in PACKAGES} == {OLD}
+        assert never.orders() == f"orders {OLD} serving"
+        assert report.left_out_of_service == ()
+
+
+def fill_up(host: DebianHost) -> None:
+    """Let the disk have no room where `orders` is."""
+    folder = host.root / "usr/lib/orders"
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], check=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+        (folder / name).chmod(0o755)
+    with suppress(OSError):
+        (folder / "core").write_bytes(bytes(64 * 1024))
+
+
+def make_read_only(host: DebianHost) -> None:
+    """Let dpkg's part of the disk be read-only, as a disk with errors is."""
+    folder = host.root / "var/lib/dpkg"
+    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+
+
+async def test_no_room_no_writing_no_memory(dev: WorkflowEnvironment) -> None:
+    """On a disk that is full, or read-only, it fails and says why; what was killed is done again."""
+    if reason := DebianFleet.why_not():
+        pytest.skip(reason)
+    with DebianFleet({"eu-1": 3}) as fleet:
+        full, read_only, killed = fleet.cluster("eu-1")
+        fill_up(full)
+        make_read_only(read_only)
+        killed.slow_down(80)
+        async with _patching(fleet, dev) as patching:
+            rollout = await patching.start(["eu-1"], **TOLERANT)
+            await until(lambda: is_configuring(killed), "the post-install script runs")
+            killed.kill_dpkg()
+            killed.slow_down(5)
+            with pytest.raises(RolloutFailed) as failed:
+                await asyncio.wait_for(rollout.result(), LONG)
+        report = failed.value.report
+        named = {host.host: host for host in report.hosts}
+        assert named.keys() == {full.name, read_only.name}
+        assert {host.state for host in report.hosts} == {HostState.FAILED}
+        assert "No space left on device" in named[full.name].reason
+        assert "Read-only file system" in named[read_only.name].reason
+        assert_patched_once(killed)
+        assert {read_only.version(package) for package in PACKAGES} == {OLD}
+        assert full.version("orders") == OLD
+        for host in (full, read_only):
+            assert host.orders() == f"orders {OLD} serving"
+        assert report.left_out_of_service == ()
 
 
 async def test_a_host_that_was_in_maintenance_stays_there(patching: Patching) -> None:

@@ -766,9 +766,12 @@ async def test_the_server_goes_away(client: Client, cli: Terminal, eu: str) -> N
 async def test_encrypted_payloads(
     encrypted_client: Client, cli: Terminal, eu: str, tmp_path: Path
 ) -> None:
-    """With the user's converter, found in the current folder, all is read; without it nothing is sent."""
+    """With the user's converter, in the current folder, all is read; with none or another key nothing is sent."""
     (tmp_path / "secret_codec.py").write_text(
-        "from tests.conftest import CONVERTERS\n\nCONVERTER = CONVERTERS['encrypted']()\n",
+        "from dataclasses import replace\n\n"
+        "from tests.conftest import CONVERTERS, EncryptionCodec\n\n"
+        "CONVERTER = CONVERTERS['encrypted']()\n"
+        "ANOTHER = replace(CONVERTER, payload_codec=EncryptionCodec(bytes(32)))\n",
         encoding="utf-8",
     )
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
@@ -776,8 +779,13 @@ async def test_encrypted_payloads(
     async with site(encrypted_client, SimulatedFleet({eu: 1}), replays=False) as here:
         rollout = await here.start(ask(eu, approvals={"start": GATE}))
         await in_phase(rollout, "gate")
-        for arguments in (("status",), ("approve", "--by", ALICE)):
-            blind = await cli(arguments[0], rollout.id, *arguments[1:])
+        another = {**known, "TEMPORAL_PATCHING_CONVERTER": "secret_codec:ANOTHER"}
+        for arguments, env in (
+            (("status",), None),
+            (("approve", "--by", ALICE), None),
+            (("approve", "--by", ALICE), another),
+        ):
+            blind = await cli(arguments[0], rollout.id, *arguments[1:], env=env, cwd=tmp_path)
             assert (blind.code, blind.out) == (2, ""), blind
             assert "name your data converter with --converter" in blind.err
         seen = await cli("status", rollout.id, env=known, cwd=tmp_path)

@@ -23,6 +23,7 @@ from temporal_patching.policy import (
 )
 from temporal_patching.testing import (
     Fault,
+    Hang,
     RefuseAt,
     SimulatedFleet,
     Slow,
@@ -30,7 +31,7 @@ from temporal_patching.testing import (
     Unreachable,
 )
 from tests.rollouts import ALICE, ALL_AT_ONCE, ask, ending, eventually, reported, site, status
-from tests.workflows import BackwardsFleet, ForgetfulFleet, QuickFleet
+from tests.workflows import BackwardsFleet, ForgetfulFleet, ImpatientFleet, QuickFleet
 
 SOON = timedelta(milliseconds=20)
 
@@ -187,6 +188,7 @@ async def test_own_order(client: Client, eu: str) -> None:
         (8, RolloutPolicy(pilot_hosts=2, waves=[1, "25%"], max_parallel=2), (2, 1, 2, 2, 1), 2),
         (3, RolloutPolicy(), (1, 2), 1),
         (6, RolloutPolicy(pilot_hosts="50%", max_parallel="100%"), (3, 3), 3),
+        (5, RolloutPolicy(pilot_hosts=0, waves=[2, "100%"], max_parallel=3), (2, 3), 3),
     ],
 )
 async def test_pilots_and_waves(
@@ -199,7 +201,7 @@ async def test_pilots_and_waves(
     assert report.outcome is Outcome.PATCHED
     in_groups(fleet, eu, *sizes)
     assert fleet.most_in_flight(eu) == at_once
-    assert report.clusters[0].waves == len(sizes) - 1
+    assert report.clusters[0].waves == len(sizes) - (policy.pilot_hosts != 0)
 
 
 async def test_unchanged_pilots_are_replaced(client: Client, eu: str) -> None:
@@ -223,6 +225,21 @@ async def test_failed_pilot(client: Client, eu: str) -> None:
     assert "pilots: 1 host failed, 0 allowed" in report.reason
     assert report.counts[HostState.NOT_STARTED] == 4
     assert fleet.started == (f"{eu}-1",)
+
+
+@pytest.mark.parametrize("step", ["stop_services", "perform_update"])
+async def test_a_pilot_that_hangs(client: Client, eu: str, step: str) -> None:
+    """It ends by its step's timeout, and counts as failed: until then, and then, nothing else starts."""
+    fleet = SimulatedFleet({eu: 5}, faults={f"{eu}-1": Hang(step)})
+    policy = RolloutPolicy(max_parallel="100%", failure_budget=FailureBudget(max_failures="100%"))
+    async with site(client, fleet, [ImpatientFleet]) as here:
+        report = await here.report(ask(eu, policy=policy), ImpatientFleet)
+    assert report.outcome is Outcome.STOPPED
+    assert "pilots: 1 host failed, 0 allowed" in report.reason
+    assert reported(report, f"{eu}-1").reason.startswith(f"{step}: timed out (start_to_close)")
+    assert report.counts[HostState.NOT_STARTED] == 4
+    assert fleet.started == (f"{eu}-1",)
+    assert report.left_out_of_service == fleet.out_of_service
 
 
 # Budgets

@@ -7,15 +7,16 @@ import gc
 import sys
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from temporalio import activity
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError
 
-from temporal_patching.activity import PatchActivities
+from temporal_patching.activity import Checkpoint, PatchActivities
 from temporal_patching.exceptions import InvalidRequest
 from temporal_patching.models import (
     HostList,
@@ -104,6 +105,85 @@ async def test_raised_at_a_host(client: Client, tag: str, place: str) -> None:
     failed = report.counts[HostState.FAILED] + report.counts[HostState.UNREACHABLE]
     assert failed == len(hosts), report.summary
     assert all(host.reason.startswith(f"{place}: ") for host in report.hosts)
+    assert report.left_out_of_service == ()
+
+
+class Returning(PatchActivities):
+    """Hosts whose update answers what they are named after; clusters likewise."""
+
+    ANSWERS: ClassVar[dict[str, Any]] = {
+        "none": None,
+        "text": "ok",
+        "true": True,
+        "dict": {"ok": True},
+        "list": HostList(hosts=["a"]),
+        "class": StepResult,
+    }
+
+    async def list_hosts(self, query: HostQuery) -> HostList:
+        tag, _, name = query.cluster.partition("-")
+        if name:
+            answer: HostList = self.ANSWERS[name]
+            return answer
+        return HostList(hosts=[f"{tag}-{each}" for each in self.ANSWERS])
+
+    def perform_update(self, task: HostTask) -> StepResult:
+        answer: StepResult = self.ANSWERS[task.host.partition("-")[2]]
+        return answer
+
+
+async def test_an_activity_that_returns_something_else(client: Client, tag: str) -> None:
+    """The host has failed, or the plan is refused; the reason names the method, and what it returned."""
+    async with site(client, Returning()) as here:
+        report = await here.report(ask(tag, policy=TOLERANT))
+        unlisted = await here.report(ask(f"{tag}-text", policy=TOLERANT))
+    assert report.counts[HostState.FAILED] == len(Returning.ANSWERS)
+    said = {host.host.partition("-")[2]: host.reason for host in report.hosts}
+    for name, answer in Returning.ANSWERS.items():
+        wanted = f"'perform_update' must return a StepResult (got {type(answer).__name__})"
+        assert wanted in said[name], said[name]
+    assert unlisted.outcome is Outcome.STOPPED
+    assert "'list_hosts' must return a HostList (got str)" in unlisted.reason
+
+
+class Stubborn(PatchActivities):
+    """A host whose services stop all the same, whoever cancels that."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.done: list[str] = []
+        self.began = asyncio.Event()
+
+    async def list_hosts(self, query: HostQuery) -> HostList:
+        return HostList(hosts=[self.host])
+
+    async def stop_services(self, task: HostTask) -> StepResult:
+        self.began.set()
+        with suppress(asyncio.CancelledError):
+            async with Checkpoint(int, default=0, heartbeat_every=timedelta(milliseconds=100)):
+                await asyncio.Event().wait()
+        self.done.append("stop_services")
+        return StepResult(changed=True)
+
+    async def start_services(self, task: HostTask) -> StepResult:
+        self.done.append("start_services")
+        return StepResult(changed=True)
+
+    async def perform_update(self, task: HostTask) -> StepResult:
+        raise AssertionError("it was aborted before")
+
+
+async def test_an_activity_that_swallows_a_cancel(client: Client, tag: str) -> None:
+    """It has ended when it ends, and counts so: what it took is given back, and nothing comes after it."""
+    activities = Stubborn(f"{tag}-1")
+    async with site(client, activities) as here:
+        rollout = await here.start(ask(tag))
+        await activities.began.wait()
+        await rollout.abort(by=ALICE)
+        report = await ending(rollout)
+    assert report.outcome is Outcome.ABORTED
+    assert report.counts[HostState.CANCELLED] == 1
+    assert activities.done == ["stop_services", "start_services"]
     assert report.left_out_of_service == ()
 
 

@@ -7,6 +7,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import attrs
@@ -44,7 +45,7 @@ from tests.rollouts import (
     reported,
     site,
 )
-from tests.workflows import QuickFleet
+from tests.workflows import LimitedFleet, QuickFleet
 
 ROOT = Path(__file__).parents[2]
 
@@ -164,6 +165,34 @@ async def test_served_to_a_worker_that_is_killed(
     assert fleet.steps_of(first, "failed") == ("perform_update",)
     assert fleet.steps_of(first).count("perform_update") == 1
     check_invariants(fleet, report, await histories(client, rollout.id))
+
+
+async def test_steps_that_end_at_their_limit(client: Client, unique: str) -> None:
+    """Just before it, at it, just after it: one outcome counts for each host, and it is what was done."""
+    milliseconds = [100, *range(1900, 2080, 20), 3000]  # the limit is two seconds
+    hosts = {f"{unique}-{each}": timedelta(milliseconds=each) for each in milliseconds}
+    faults = {name: Slow("perform_update", duration=each) for name, each in hosts.items()}
+    fleet = SimulatedFleet({unique: list(hosts)}, faults=faults)
+    policy = RolloutPolicy(
+        pilot_hosts=0,
+        max_parallel="100%",
+        max_out_of_service="100%",
+        failure_budget=FailureBudget(max_failures="100%", stop_on_failed_wave=False),
+    )
+    async with site(client, fleet, [LimitedFleet], replays=False) as here:
+        rollout = await here.start(ask(unique, policy=policy), LimitedFleet)
+        report = await ending(rollout)
+        check_invariants(fleet, report, await histories(client, rollout.id))
+    failed = {each.host: each for each in report.hosts}
+    assert f"{unique}-100" not in failed
+    assert f"{unique}-3000" in failed
+    assert report.counts[HostState.PATCHED] + report.counts[HostState.FAILED] == len(hosts)
+    for host in fleet.hosts:
+        if host.name in failed:
+            assert "timed out (start_to_close)" in failed[host.name].reason
+        else:
+            assert host.version == 2
+            assert host.in_service
 
 
 @asynccontextmanager

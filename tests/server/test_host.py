@@ -31,6 +31,7 @@ from temporal_patching.testing import (
 )
 from temporal_patching.workflow import gather
 from tests.rollouts import (
+    ALICE,
     ALL_AT_ONCE,
     ask,
     children_of,
@@ -42,6 +43,7 @@ from tests.rollouts import (
     status,
 )
 from tests.workflows import (
+    EndlessFleet,
     ExtraStepFleet,
     ImpatientFleet,
     LocalStepFleet,
@@ -447,6 +449,34 @@ async def test_hook_that_swallows_a_cancel(client: Client, eu: str, level: str) 
     assert fleet.started == ()
     expected = HostState.CANCELLED if level == "host" else HostState.NOT_STARTED
     assert level == "rollout" or report.counts[expected] == 1
+
+
+@pytest.mark.parametrize("level", ["host", "cluster", "rollout"])
+async def test_hook_that_never_ends(client: Client, eu: str, level: str) -> None:
+    """It holds up its own workflow only, which is seen in the progress, until somebody aborts."""
+    well, stuck = f"{eu}-well", f"{eu}-endless-cluster" if level == "cluster" else eu
+    host = f"{stuck}-endless-host" if level == "host" else f"{stuck}-1"
+    fleet = SimulatedFleet({well: 1, stuck: [host]})
+    params = {"endless": True} if level == "rollout" else {}
+    async with site(client, fleet, [EndlessFleet]) as here:
+        rollout = await here.start(ask(well, stuck, params=params), EndlessFleet)
+
+        async def only_that_one_waits() -> bool:
+            if level == "rollout":
+                return await status(client, rollout.id) == "RUNNING"
+            progress = await rollout.progress()
+            phases = {each.cluster: each for each in progress.clusters}
+            if level == "host" and phases[stuck].in_flight != (host,):
+                return False
+            return level == "cluster" or progress.counts[HostState.PATCHED] == 1
+
+        await eventually(only_that_one_waits)
+        assert (await rollout.progress()).phase != "ended"
+        await rollout.abort(by=ALICE, reason="its hook does not end")
+        report = await ending(rollout)
+    assert report.outcome is Outcome.ABORTED
+    assert host not in fleet.started
+    assert fleet.out_of_service == report.left_out_of_service == ()
 
 
 async def test_terminated_host(client: Client, eu: str) -> None:

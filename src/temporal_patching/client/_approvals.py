@@ -7,7 +7,7 @@ from typing import Any, final
 from temporalio.client import Client, WorkflowHandle
 
 from ..models import ApprovalReport, GateReport, Vote
-from ._asking import allowed, query
+from ._asking import Reading, allowed, query
 
 
 @final
@@ -27,6 +27,7 @@ class Approvals:
 
     def __init__(self, client: Client, workflow_id: str) -> None:
         self._handle: WorkflowHandle[Any, Any] = client.get_workflow_handle(workflow_id)
+        self._reading = Reading(client, workflow_id)
 
     async def approve(
         self, *, by: str, gate: str = "start", reason: str = "", digest: str = ""
@@ -44,7 +45,8 @@ class Approvals:
 
         Raises:
             Refused: The vote may not count; the message says why. It leaves no event in history.
-            NotAnswered: No worker answered within 10 seconds. The vote may still be counted later.
+            NotAnswered: No worker answered within 10 seconds; the vote may still be counted later. Or the client
+                has another data converter than the workers, or another key; nothing was sent then.
             RolloutNotFound: There is no such workflow.
         """
         return await self._vote("approve", Vote(by=by, gate=gate, reason=reason, digest=digest))
@@ -63,5 +65,6 @@ class Approvals:
         return await query(self._handle, "approvals", ApprovalReport)
 
     async def _vote(self, verb: str, vote: Vote) -> GateReport:
+        await self._reading.must()
         voting = self._handle.execute_update(verb, vote, result_type=GateReport)
         return await allowed(voting, self._handle.id)

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio.client import (
+    Client,
     RPCError,
     RPCStatusCode,
     RPCTimeoutOrCancelledError,
@@ -18,7 +19,7 @@ from temporalio.client import (
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, TemporalError
 from typing_extensions import TypeVar
 
 from ..exceptions import NotAnswered, Refused, RolloutNotFound
@@ -33,6 +34,41 @@ RUNNING = WorkflowExecutionStatus.RUNNING
 
 PATIENCE = timedelta(seconds=10)
 """How long an operator waits for a worker to answer."""
+
+
+class Reading:
+    """Whether a client can read a workflow's payloads; looked at once, before anything is sent.
+
+    What is written with another key is lost on the worker, which then fails each workflow task that it comes with:
+    one vote would hold up a rollout whose workers are fine.
+    """
+
+    def __init__(self, client: Client, id: str) -> None:
+        self._client = client
+        self._id = id
+        self._can = False
+
+    async def must(self) -> None:
+        """Reads what the workflow was started with.
+
+        Raises:
+            NotAnswered: It cannot.
+        """
+        if self._can:
+            return
+        events = self._client.get_workflow_handle(self._id).fetch_history_events(
+            page_size=1, rpc_timeout=PATIENCE
+        )
+        try:
+            first = await anext(events)
+        except (RPCError, StopAsyncIteration):
+            return  # what is wrong is told by what is asked next
+        given = first.workflow_execution_started_event_attributes.input.payloads
+        try:
+            await self._client.data_converter.decode(given)
+        except Exception as error:
+            raise cannot_read(self._id, error) from None
+        self._can = True
 
 
 async def query(
@@ -53,6 +89,10 @@ async def query(
             # for the whole. It has the whole the next time.
             if not tries or _NONDETERMINISM not in str(error):
                 raise NotAnswered(f"{handle.id!r} could not answer {name!r}: {error}") from None
+        except (NotAnswered, RolloutNotFound, TemporalError):
+            raise
+        except Exception as error:  # a codec's own, whatever that is
+            raise cannot_read(handle.id, error) from None
 
 
 async def allowed(asking: Awaitable[AnswerT], id: str) -> AnswerT:
@@ -98,7 +138,7 @@ def what_it_means(error: RPCError, id: str) -> Exception:
     if "Workflow Task in failed state" in error.message:
         return NotAnswered(
             f"{id!r} cannot answer, its workflow task fails: is its class among the workflows of the "
-            "PatchingPlugin? The worker's log says why."
+            "PatchingPlugin, and has the worker this client's data converter, with the same key? Its log says why."
         )
     return error
 
@@ -106,5 +146,13 @@ def what_it_means(error: RPCError, id: str) -> Exception:
 def no_worker(id: str) -> NotAnswered:
     return NotAnswered(
         f"no worker answered for {id!r} within {PATIENCE.seconds} seconds: is one "
-        "running on its task queue, with its class among the workflows?"
+        "running on its task queue, with its class among the workflows, and with this client's data converter?"
+    )
+
+
+def cannot_read(id: str, error: Exception) -> NotAnswered:
+    said = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return NotAnswered(
+        f"the payloads of {id!r} cannot be read ({said}): has this client the data converter of the "
+        "workers, with the same key?"
     )

@@ -62,7 +62,7 @@ from ..policy import Amount, FailureBudget, PauseAfter
 from ..policy._verbs import Verb
 from ..workflow import SystemPatchWorkflow, gather
 from ._approvals import Approvals
-from ._asking import RUNNING, allowed, answered, query, what_it_means
+from ._asking import RUNNING, Reading, allowed, answered, query, what_it_means
 from ._dry_run import end_unwanted, while_answered
 from ._hosts import cluster_of, hosts_at_rest, hosts_of, own_host, worked_on
 
@@ -93,6 +93,7 @@ class Rollout(Generic[WorkflowT]):
         self._client = client
         self.handle: WorkflowHandle[WorkflowT, RolloutReport] = handle
         self.approvals: Approvals = Approvals(client, handle.id)
+        self._reading = Reading(client, handle.id)
 
     @property
     def id(self) -> str:
@@ -299,7 +300,8 @@ class Rollout(Generic[WorkflowT]):
 
         Raises:
             Refused: It is not legal now; the reason says why.
-            NotAnswered: No worker answered within 10 seconds. It may still be done by one that comes back.
+            NotAnswered: No worker answered within 10 seconds; it may still be done by one that comes back. Or the
+                client has another data converter than the workers, or another key; nothing was sent then.
             RolloutNotFound: There is no such rollout, or it has ended.
         """
         order = Pause(by=by, reason=reason, operation=_operation(), after=after, cluster=cluster)
@@ -496,6 +498,7 @@ class Rollout(Generic[WorkflowT]):
         return await query(self.handle, "audit", AuditReport)
 
     async def _steer(self, verb: Verb, order: Order) -> Steered:
+        await self._reading.must()
         asking: Awaitable[Steered] = self.handle.execute_update(
             verb, order, id=order.operation, result_type=Steered
         )
@@ -588,10 +591,12 @@ class Rollout(Generic[WorkflowT]):
             every: How often it asks. Default 1 second.
 
         Raises:
+            NotAnswered: The client has another data converter than the workers, or another key.
             RolloutNotFound: There is no such rollout.
         """
         last: RolloutProgress | None = None
         answers = True
+        await self._reading.must()  # to wait would not help
         while True:
             ended, progress = False, last
             try:
