@@ -35,6 +35,9 @@ RUNNING = WorkflowExecutionStatus.RUNNING
 PATIENCE = timedelta(seconds=10)
 """How long an operator waits for a worker to answer."""
 
+GLANCE = timedelta(seconds=2)
+"""How long a look at what can be read may take, before that."""
+
 
 class Reading:
     """Whether a client can read a workflow's payloads; looked at once, before anything is sent.
@@ -57,7 +60,7 @@ class Reading:
         if self._can:
             return
         events = self._client.get_workflow_handle(self._id).fetch_history_events(
-            page_size=1, rpc_timeout=PATIENCE
+            page_size=1, rpc_timeout=GLANCE
         )
         try:
             first = await anext(events)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, final
 
 import attrs
-from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
-from temporalio.client import Client, WorkflowFailureError, WorkflowHistory
+from temporalio.client import Client, WorkflowFailureError
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Plugin, Replayer, UnsandboxedWorkflowRunner, Worker
@@ -26,11 +25,12 @@ from ..workflow import SystemPatchWorkflow
 from ._environment import Alarms, Clock, check_environment, start_environment
 from ._fleet import SimulatedFleet
 from ._given import strange_faults, wrong_bound, wrong_crashes, wrong_people, wrong_workflow
+from ._histories import all_histories, another_way, failed_task, told
 from ._invariants import check_invariants
 from ._lost import LostTasks
 from ._people import Deed, Script
 from ._rehearsal import Rehearsal
-from ._watch import EDGES, Attempt, Edge, Trouble, Watch
+from ._watch import EDGES, Attempt, Edge, Watch
 
 AnswerT = TypeVar("AnswerT")
 
@@ -393,7 +393,7 @@ class _Run:
                 moves = self.watch.moves
                 await asyncio.wait(waiting, timeout=_SILENCE, return_when=asyncio.FIRST_COMPLETED)
             if self.watch.trouble.done():
-                raise RehearsalFailed(_told(self.watch.trouble.result()))
+                raise RehearsalFailed(told(self.watch.trouble.result()))
             if task.done():
                 return task.result()
             workers.result()
@@ -465,10 +465,21 @@ class _Run:
         audit: AuditReport = await rollout.audit()
         described = await rollout.handle.describe()
         assert described.close_time is not None  # it has ended
-        histories = [each async for each in self._histories()]
+        histories = [each async for each in all_histories(self.client, self.id)]
         for history in histories:
-            _check_tasks(history)
-        await self._replay(histories)
+            if failed := failed_task(history):
+                raise RehearsalFailed(failed)
+        wrong = await another_way(
+            histories,
+            Replayer(
+                workflows=[],
+                plugins=[self.plugin, *[each for each in self.plugins if _replays(each)]],
+                data_converter=self.client.data_converter,
+                runtime=self.client.service_client.config.runtime,
+            ),
+        )
+        if wrong is not None:
+            raise RehearsalFailed(wrong)
         plain = self.client.data_converter.payload_codec is None
         if self.invariants:
             check_invariants(self.fleet, report, histories if plain else None)
@@ -483,46 +494,6 @@ class _Run:
             undone=self.script.left,
             fleet=self.fleet,
         )
-
-    async def _histories(self) -> AsyncIterator[WorkflowHistory]:
-        """Of every run of the rollout, its clusters and its hosts."""
-        left: list[tuple[str, str | None]] = [(self.id, None)]
-        seen: set[tuple[str, str | None]] = set()
-        while left:
-            id, run_id = left.pop(0)
-            if (id, run_id) in seen:
-                continue
-            seen.add((id, run_id))
-            history = await self.client.get_workflow_handle(id, run_id=run_id).fetch_history()
-            yield history
-            left += _followed_by(history, id)
-
-    async def _replay(self, histories: Sequence[WorkflowHistory]) -> None:
-        async def each() -> AsyncIterator[WorkflowHistory]:
-            for history in histories:
-                yield history
-
-        replayer = Replayer(
-            workflows=[],
-            plugins=[self.plugin, *[p for p in self.plugins if _replays(p)]],
-            data_converter=self.client.data_converter,
-            runtime=self.client.service_client.config.runtime,
-        )
-        results = await replayer.replay_workflows(each(), raise_on_replay_failure=False)
-        for history in histories:
-            failed = results.replay_failures.get(history.run_id)
-            if failed is not None:
-                begun = history.events[0].workflow_execution_started_event_attributes
-                raise RehearsalFailed(
-                    _told(
-                        Trouble(
-                            workflow_type=begun.workflow_type.name,
-                            workflow_id=history.workflow_id,
-                            message=str(failed),
-                            nondeterminism=True,
-                        )
-                    )
-                )
 
     # When it goes wrong
 
@@ -545,74 +516,22 @@ class _Run:
 
     async def _failed_task(self) -> str | None:
         with suppress(RPCError, asyncio.TimeoutError):
-            async for history in self._histories():
-                try:
-                    _check_tasks(history)
-                except RehearsalFailed as failed:
-                    return str(failed)
-                if lost := self.lost.look(history):
-                    return lost
+            async for history in all_histories(self.client, self.id):
+                if found := failed_task(history) or self.lost.look(history):
+                    return found
         return None
 
     async def _end_all(self) -> None:
         """Leaves nothing running on a server that others use. It knows no parent close policies."""
         with suppress(RPCError, asyncio.TimeoutError):
-            async for history in self._histories():
+            async for history in all_histories(self.client, self.id):
                 handle = self.client.get_workflow_handle(history.workflow_id, run_id=history.run_id)
                 with suppress(RPCError):
                     await handle.terminate(reason="the rehearsal is over")
 
 
-def _followed_by(history: WorkflowHistory, id: str) -> list[tuple[str, str | None]]:
-    """Children, and the run that continues it."""
-    found: list[tuple[str, str | None]] = []
-    for event in history.events:
-        if event.event_type == EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED:
-            child = event.child_workflow_execution_started_event_attributes.workflow_execution
-            found.append((child.workflow_id, child.run_id))
-    last = history.events[-1].workflow_execution_continued_as_new_event_attributes
-    if last.new_execution_run_id:
-        found.append((id, last.new_execution_run_id))
-    return found
-
-
 def _replays(plugin: Plugin) -> bool:
     return hasattr(plugin, "configure_replayer")
-
-
-def _check_tasks(history: WorkflowHistory) -> None:
-    """A task that failed and then went well is found, too."""
-    for event in history.events:
-        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED:
-            failed = event.workflow_task_failed_event_attributes
-            # A message that came while the workflow was closing: the server asks once more.
-            if failed.cause == WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND:
-                continue
-            begun = history.events[0].workflow_execution_started_event_attributes
-            raise RehearsalFailed(
-                _told(
-                    Trouble(
-                        workflow_type=begun.workflow_type.name,
-                        workflow_id=history.workflow_id,
-                        message=failed.failure.message,
-                    )
-                )
-            )
-
-
-def _told(trouble: Trouble) -> str:
-    who = f"{trouble.workflow_type} {trouble.workflow_id!r}"
-    if trouble.nondeterminism or "TMPRL1100" in trouble.message:
-        return (
-            f"{who} is not deterministic: replayed from its history, as after a restart of the worker, its code "
-            "does something else than it did, and in production it hangs there. What a workflow does must follow "
-            "from its arguments, its history and workflow.now(), workflow.random(), workflow.uuid4(), not from a "
-            f"clock, chance, the environment or a global. The SDK says: {trouble.message}"
-        )
-    return (
-        f"a workflow task of {who} failed, and would be retried for ever: to an operator the rollout hangs. "
-        f"The error: {trouble.message}"
-    )
 
 
 def _chain(error: BaseException | None) -> str:
