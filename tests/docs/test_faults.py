@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tests.sim import planted
+
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs/explanation/faults.md"
 FINDINGS = TESTS.parent / "docs/explanation/proof.md"
@@ -50,3 +52,24 @@ def test_what_keeps_each_finding_exists() -> None:
     assert kept
     for path in kept:
         assert (TESTS / path).is_file(), path
+
+
+def test_the_page_of_planted_bugs_is_what_is_generated() -> None:
+    """The rules are those of now, the rows are its own, and everything else stays as it is."""
+    text = FINDINGS.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| ([SL]\d+) \| ([\d,]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    caught = [
+        planted.Caught(
+            name=name,
+            by=by,
+            said="",
+            seed=None,
+            runs=int(runs.replace(",", "")),
+            seconds=float(seconds),
+        )
+        for name, by, runs, seconds in rows
+    ]
+    assert {each.name for each in caught} == set(planted.BUGS)
+    most = max(each.runs for each in caught)
+    clean = planted.Caught(name="", by=None, said="", seed=None, runs=most, seconds=0)
+    assert planted.page(text, caught, clean) == text

@@ -385,7 +385,7 @@ def main(names: Iterable[str], *, seconds: float, write: bool) -> int:
     print(f"nothing planted, the same {clean.runs:,} seeds: {clean.by or 'nothing is broken'}")
     missed = [each for each in caught if each.by is None]
     if write and not missed and clean.by is None:
-        PAGE.write_text(page(caught, clean))
+        PAGE.write_text(page(PAGE.read_text(), caught, clean))
         print(f"written: {PAGE.relative_to(ROOT)}")
     return 1 if missed or clean.by is not None else 0
 
@@ -395,75 +395,30 @@ def _line(each: Caught) -> str:
     return f"| {each.name} | {by} | {each.runs:,} | {each.seconds:.1f} |"
 
 
-def page(caught: Iterable[Caught], clean: Caught) -> str:
-    """The page of the documentation."""
+def page(text: str, caught: Iterable[Caught], clean: Caught) -> str:
+    """The page of the documentation, with what is generated of it made anew: what stands between its marks."""
     from .invariants import INVARIANTS
 
     some = list(caught)
     rows = "\n".join(_line(each) for each in some)
     rules = "\n".join(f"| {name} | {what} |" for name, what in INVARIANTS.items())
-    return f"""\
-# Proof
-
-Everything that decides is pure: a rollout, its clusters and their hosts are machines without a clock and
-without I/O. So they are run together in one process, against simulated hosts, with all that can go wrong:
-late, doubled and overtaken messages, lost requests and lost answers, hosts that fail, lie, cannot be reached or
-reboot; people who vote, pause, resume, abort, skip, repair and change limits; windows that close; runs that
-continue as new. Hosts write down what was really done to them before they answer.
-
-After every event it is looked whether this holds:
-
-| | what holds |
-| --- | --- |
-{rules}
-
-A failure is one line with its seed. `python -m tests.sim replay SEED` plays it again; with `--shrink 60 --keep`
-it is made smaller, and its list of events is kept under `tests/regressions/`, where it is played for ever.
-
-## Planted bugs
-
-What shows that the simulation finds bugs is that it finds those that were planted. Each of these {len(some)} is a
-small change of the source, made in a copy, on which nothing but the general simulation runs. The same
-{clean.runs:,} seeds break nothing in the source as it is.
-
-This table is generated: `make planted`. Seconds are those of one core.
+    text = _between(text, "rules", f"| | what holds |\n| --- | --- |\n{rules}")
+    return _between(
+        text,
+        "planted",
+        f"""\
+These are {len(some)}. The same {clean.runs:,} seeds break nothing in the source as it is. Seconds are a core's.
 
 | planted | broken | rollouts until then | seconds |
 | --- | --- | ---: | ---: |
-{rows}
-
-What a program plants, without thinking, stands in [Mutants](mutants.md).
-{MEASURED}"""
+{rows}""",
+    )
 
 
-MEASURED = """
-## How fast
-
-`python benchmarks/decide.py` writes down what the machines are told in 300 simulated rollouts of 20 hosts, faults,
-verbs and overtaken messages included (the median one finishes 19 hosts), and has them decide all of it again:
-
-| machine | events | decided a second, one core |
-| --- | ---: | ---: |
-| host | 49,116 | 134,000 |
-| cluster | 18,428 | 114,000 |
-| rollout | 8,611 | 40,000 |
-| together | 76,155 | 102,000 |
-
-It is the code that is shipped, as it is shipped: there is no faster one beside it. It was 38,000 together as
-long as each state was made anew of all its fields; now it is copied. With hosts, messages and a look at all the
-rules above after every event, the simulation comes to about 190 rollouts (2,200 hosts, 15,000 events) a second.
-
-How many rollouts that makes is a matter of time. Each change tries 2,000 seeds, and all failures that were kept;
-`python -m tests.sim run --seed 10000000 --seconds 3600` tries some that nobody has tried. The last such run, of
-240 seconds, with the rules as of commit be304ca, broke nothing in 41,444 rollouts of 0 to 92 hosts (the median one
-has 9; 490,784 hosts, 3,389,843 events). The run before it was called wrong once in 21,393: not the rules, the
-judge had taken the checkpoint of one step for that of the next, and is mended (`tests/regressions/` has it).
-Twenty million
-would take a core 33 hours: they have not been run.
-
-What is not simulated in this way is the workflows around the machines. A host's workflow alone, activated by
-hand in one process with nothing checked, goes through its 11 steps 385 times a second and core (2.6 ms a host,
-4,600 activations a second). With its cluster, its rollout and the messages between them that would be some ten
-rollouts of 20 hosts a second, a twentieth of what is simulated here, over a private interface of the SDK. So
-the workflows are tried on real servers, and what they decide here.
-"""
+def _between(text: str, mark: str, new: str) -> str:
+    begin, end = f"<!-- {mark} -->\n", f"\n<!-- end of {mark} -->"
+    before, _, rest = text.partition(begin)
+    old, _, after = rest.partition(end)
+    if not old:
+        raise ValueError(f"{PAGE} has no marks of {mark!r}")
+    return f"{before}{begin}\n{new}\n{end}{after}"
