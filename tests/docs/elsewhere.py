@@ -62,7 +62,10 @@ ELSEWHERE: list[tuple[str, Callable[[re.Match[str]], bool]]] = [
     (r"make (?P<target>test-lowest|test-pythons)", _line(".ci/run", r"^make TARGET$")),
     (r"make (?P<target>lint|types|tests)\b.*", _line("Makefile", r"^test:.* TARGET( |$)")),
     # The soak's own test runs a short one.
-    (r"make (?P<target>soak)( MINUTES=\d+)?", _line("tests/chaos/test_soak.py", r"await soak\(")),
+    (
+        r"make (?P<target>soak)( MINUTES=\d+)?( SEED=\d+)?",
+        _line("tests/chaos/test_soak.py", r"await soak\("),
+    ),
     # Nobody runs these: it is only looked whether there are such targets.
     (r"make (?P<target>format|help|pictures)", _line("Makefile", r"^TARGET:.*\n\t")),
     (r"make docs", _line("tests/docs/test_build.py", r'"-m", "sphinx", "-W"')),

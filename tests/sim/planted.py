@@ -396,29 +396,19 @@ def _line(each: Caught) -> str:
 
 
 def page(text: str, caught: Iterable[Caught], clean: Caught) -> str:
-    """The page of the documentation, with what is generated of it made anew: what stands between its marks."""
+    """The page of the documentation, its two tables made anew."""
     from .invariants import INVARIANTS
 
-    some = list(caught)
-    rows = "\n".join(_line(each) for each in some)
-    rules = "\n".join(f"| {name} | {what} |" for name, what in INVARIANTS.items())
-    text = _between(text, "rules", f"| | what holds |\n| --- | --- |\n{rules}")
-    return _between(
-        text,
-        "planted",
-        f"""\
-These are {len(some)}. The same {clean.runs:,} seeds break nothing in the source as it is. Seconds are a core's.
-
-| planted | broken | rollouts until then | seconds |
-| --- | --- | ---: | ---: |
-{rows}""",
-    )
+    rules = [f"| {name} | {what} |" for name, what in INVARIANTS.items()]
+    text = _with_table(text, "rules", ["| | what holds |", "| --- | --- |", *rules])
+    head = ["| planted | broken | rollouts until then | seconds |", "| --- | --- | ---: | ---: |"]
+    nothing = f"| nothing | nothing | {clean.runs:,} | {clean.seconds:.1f} |"
+    return _with_table(text, "planted", [*head, *map(_line, caught), nothing])
 
 
-def _between(text: str, mark: str, new: str) -> str:
-    begin, end = f"<!-- {mark} -->\n", f"\n<!-- end of {mark} -->"
-    before, _, rest = text.partition(begin)
-    old, _, after = rest.partition(end)
-    if not old:
-        raise ValueError(f"{PAGE} has no marks of {mark!r}")
-    return f"{before}{begin}\n{new}\n{end}{after}"
+def _with_table(text: str, name: str, lines: Iterable[str]) -> str:
+    before, mark, rest = text.partition(f"<!-- table: {name} -->\n\n")
+    _, end, after = rest.partition("\n\n")
+    if not end:
+        raise ValueError(f"{PAGE} has no table {name!r}")
+    return "".join([before, mark, "\n".join(lines), end, after])
