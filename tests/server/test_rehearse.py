@@ -381,6 +381,17 @@ async def test_it_ends_in_time(rehearsing: Rehearser) -> None:
             SimulatedFleet({"eu-1": 1}, faults={"eu-1-1": Slow("perform_update", duration=HOUR)}),
             patience=timedelta(seconds=12),
         )
+    with pytest.raises(RehearsalFailed, match=r"0:00:03 of workflow time .*It was still going on"):
+        await rehearsing(
+            PatchWebFleet,
+            request,
+            SimulatedFleet(
+                {"eu-1": 1},
+                faults={"eu-1-1": Slow("perform_update", duration=timedelta(seconds=4))},
+            ),
+            within=timedelta(seconds=3),
+            patience=PATIENCE,
+        )
     # And nothing of them is left: the same hosts are free.
     seen = await rehearsing(PatchWebFleet, request, SimulatedFleet({"eu-1": 2}), patience=PATIENCE)
     seen.assert_patched()

@@ -454,9 +454,16 @@ class _Run:
             await deed()
 
     async def _too_long(self) -> None:
+        moves = self.watch.moves
+        await asyncio.sleep(_SILENCE)  # the clock is held meanwhile
+        where = await self._where()
+        if self.watch.moves != moves:
+            where += (
+                ". It was still going on: if its time was long enough, the server's clock has jumped ahead while "
+                "nothing seemed to be left to do, as it may on a busy machine. Then rehearse it again"
+            )
         raise RehearsalFailed(
-            f"{self.id} has not ended after {self.within} of workflow time ('within'): "
-            f"{await self._where()}"
+            f"{self.id} has not ended after {self.within} of workflow time ('within'): {where}"
         )
 
     async def _judge(
