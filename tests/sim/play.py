@@ -299,10 +299,12 @@ def mend(world: World) -> None:
     steps = len(world.scenario.steps)
     hosts = sum(len(cluster.hosts) for cluster in world.clusters.values())
     bound = 200 + hosts * (steps * 6 + 40) + len(world.clusters) * 200
+    answered = 0
     for turn in range(bound):
         if world.ended:
             return
-        action = _mending(world, turn)
+        action = _mending(world, turn, answered)
+        answered += action is not None and action[0] == "verb"
         if action is None:
             waits = {name: each.state for name, each in world.clusters.items()}
             raise world.watch.broken("L1", f"it hangs: {world.state}; {waits}")
@@ -310,7 +312,7 @@ def mend(world: World) -> None:
     raise world.watch.broken("L1", f"it has not ended after {bound} more actions")
 
 
-def _mending(world: World, turn: int) -> Action | None:
+def _mending(world: World, turn: int, answered: int) -> Action | None:
     if not world.state.window_open:
         return ["window", True]
     if why_refused(world.state, ResumeRequested()) is None:
@@ -320,7 +322,8 @@ def _mending(world: World, turn: int) -> Action | None:
         parked = [host for view in world.state.clusters for host in view.parked]
         if not parked:
             return None
-        return ["verb", {"verb": REPAIRS[turn % len(REPAIRS)], "host": parked[0]}]
+        # Not by the turn: to retry what fails each time, whenever it is its turn, would go on for ever.
+        return ["verb", {"verb": REPAIRS[answered % len(REPAIRS)], "host": parked[0]}]
     action = ready[turn % len(ready)]
     if action[0] == "vote":
         return ["vote", action[1], APPROVERS[turn % 3], True, DIGEST]

@@ -1505,6 +1505,28 @@ def test_a_repair_for_which_nobody_can_make_room_stops() -> None:
     assert run.over
 
 
+def test_who_has_no_room_does_not_wait_for_a_unit_of_the_total_budget() -> None:
+    """The unit would be of no use; and the rollout may wait for the one that the repair would give back."""
+    run = begin(roomy(max_out_of_service=1), 3)
+    run.tell(SlotsGranted(1, 2))
+    park(run, BAD, left_out=False)
+    park(run, BAD)
+    run.answer(0, "retry")
+    assert run.state.stopped is None, "a person can make room"
+    run.answer(1, "skip")
+    assert run.state.stopped == "nothing may start: 1 held out of service, max_out_of_service is 1"
+
+
+def test_who_has_room_waits_for_a_unit_of_the_total_budget() -> None:
+    """Another cluster may give it back."""
+    run = begin(roomy(max_out_of_service=2), 3)
+    run.tell(SlotsGranted(1, 1))
+    finish(run, BAD, left_out=True)
+    assert (codes(run), run.state.stopped) == ("F..", None)
+    run.tell(SlotsGranted(1, 2))
+    assert codes(run) == "Fr."
+
+
 def test_a_wave_goes_on_past_a_parked_host() -> None:
     """For a barrier it has ended; a repair is in flight, so the next wave waits for its end."""
     run = begin(roomy(waves=[1, 1, 9]), 3)

@@ -582,7 +582,9 @@ def _waits(state: ClusterState) -> bool:
         return True
     if state.draining or state.paused is not None or not state.window_open:
         return more
-    return _left(state) and (state.at_barrier is not None or at_risk(state))
+    if not _left(state):
+        return False
+    return state.at_barrier is not None or (at_risk(state) and _has_room(state))
 
 
 def _more_to_do(state: ClusterState) -> bool:
@@ -744,6 +746,11 @@ def _may_go_on(state: ClusterState, host: int) -> bool:
     domain = plan.domains[host]
     out = sum(plan.domains[each] == domain for each in out_of_service(state))
     return out < plan.max_per_domain
+
+
+def _has_room(state: ClusterState) -> bool:
+    """Whether one more host may be out of service."""
+    return many_out_of_service(state) < state.plan.max_out_of_service and _pick(state) is not None
 
 
 def _may_start(state: ClusterState) -> bool:
