@@ -61,9 +61,16 @@ FIRST = {
     "_host": ("host", "parking"),
     "_verbs": ("verbs", "steering", "rollout"),
     "_order": ("order", "cluster"),
-    "_gates": ("verbs", "rollout", "rollout_policy"),
+    "_gates": ("gates", "rollout"),
     "_amount": ("amount", "rollout_policy"),
     "_steps": ("steps", "host"),
+    "_plan_check": ("rollout", "verbs"),
+    "_news": ("news",),
+    "_plan": ("plan",),
+    "_rollout_state": ("rollout", "steering", "parking"),
+    "_rules": ("rules", "rollout_policy", "order", "steps", "amount"),
+    "_explain": ("explain", "repair"),
+    "_evolve": ("evolve",),
 }
 """The unit tests that know most of a module. The others are asked with ``--again``."""
 
@@ -92,8 +99,9 @@ class _Planted(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
 def _unit_tests(module: str, *, every: bool) -> list[str]:
     folder = ROOT / "tests" / "unit"
-    first = [folder / f"test_policy_{name}.py" for name in FIRST.get(module, ())]
-    rest = [*sorted(folder.glob("test_policy_*.py")), folder / "test_carried.py"]
+    beside = {"plan": folder / "test_plan.py", "carried": folder / "test_carried.py"}
+    first = [beside.get(name, folder / f"test_policy_{name}.py") for name in FIRST.get(module, ())]
+    rest = [*sorted(folder.glob("test_policy_*.py")), *beside.values()]
     # No path at all would be the whole suite, which takes longer than it may, and so would notice anything.
     return [str(path) for path in dict.fromkeys((*first, *(rest if every or not first else ())))]
 
