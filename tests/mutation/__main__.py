@@ -69,7 +69,7 @@ FIRST = {
     "_plan": ("plan",),
     "_rollout_state": ("rollout", "steering", "parking"),
     "_rules": ("rules", "rollout_policy", "order", "steps", "amount"),
-    "_explain": ("explain", "repair"),
+    "_explain": ("explanations", "explain", "repair"),
     "_evolve": ("evolve",),
 }
 """The unit tests that know most of a module. The others are asked with ``--again``."""
