@@ -171,6 +171,10 @@ def cases() -> dict[str, tuple[RolloutState, Known]]:
             WINDOW,
         ),
         "windows that are closed": (begun(WindowChanged(False), windows=windows("stop")), WINDOW),
+        "windows that are closed (2)": (
+            begun(WindowChanged(False), windows=windows("wait")),
+            WINDOW,
+        ),
         "at a gate while they are closed": (
             one(WindowChanged(False), windows=windows("wait")),
             attrs.evolve(said(phase="gate", waits_for="votes"), window="x"),
@@ -370,18 +374,16 @@ def cases() -> dict[str, tuple[RolloutState, Known]]:
             one(soak=Soak(duration=HALF_AN_HOUR, check_every=HALF_AN_HOUR)),
             said(),
         ),
-        "the gate of one is rejected": (
+        "the gates of both are rejected": (
             begun(
                 progressed(at_gate=1),
-                GateShut(gate="promote/eu-1", outcome=Outcome.REJECTED, reason="no"),
-                gates=("promote/eu-1",),
+                progressed(cluster="us-1", at_gate=1),
+                GateShut(gate="promote/us-1", outcome=Outcome.REJECTED, reason="no"),
+                GateShut(gate="promote/eu-1", outcome=Outcome.REJECTED, reason="never"),
+                gates=("promote/eu-1", "promote/us-1"),
                 stop_scope="cluster",
             ),
             said(phase="gate"),
-        ),
-        "windows that are closed for now": (
-            begun(WindowChanged(False), windows=windows("wait")),
-            WINDOW,
         ),
         "no slot any more": (
             begun(
