@@ -1133,8 +1133,8 @@ def test_only_an_end_without_a_report_keeps_the_larger_counts() -> None:
     policy = RolloutPolicy(total_failure_budget=FailureBudget(max_failures=3), stop_scope="cluster")
     run = running({"a": 10, "b": 10}, policy)
     run.tell(ClusterProgressed(cluster="a", acted=5, failed=2, unreachable=1))
-    lost = attrs.evolve(ended("a", Outcome.STOPPED, "it ended without a report"), reported=False)
-    told = attrs.evolve(lost, reported=True)
+    told = ended("a", Outcome.STOPPED, "it ended without a report")
+    lost = attrs.evolve(told, reported=False)
     assert failures_of(decide(run.state, told)[0].clusters[0]) == 0
     run.tell(lost)
     assert run.tell(ClusterProgressed(cluster="b", acted=1, failed=1, unreachable=0)) == [
