@@ -385,6 +385,10 @@ def cases() -> dict[str, tuple[RolloutState, Known]]:
             ),
             said(phase="gate"),
         ),
+        "a sample that is large enough by then": (
+            one(progressed(acted=4), failure_budget=FailureBudget(max_failures="8%", min_sample=9)),
+            said(),
+        ),
         "no slot any more": (
             begun(
                 LimitsRequested(
