@@ -50,6 +50,7 @@ from temporal_patching.policy._rollout_state import (
 from tests.unit.test_policy_explain import AT, begun, progressed, said
 
 SNAPSHOT = Path(__file__).with_name("explanations.txt")
+REGENERATE = "python -m tests.unit.test_policy_explanations"
 
 FOUR = FailureBudget(max_failures=4)
 TOLERANT = FailureBudget(max_failures="100%")
@@ -385,6 +386,14 @@ def cases() -> dict[str, tuple[RolloutState, Known]]:
             ),
             said(phase="gate"),
         ),
+        "one stops alone, and the other one has ended": (
+            begun(
+                FAILED,
+                ClusterEnded(cluster="us-1", outcome=Outcome.PATCHED),
+                stop_scope="cluster",
+            ),
+            said(in_flight=2, stopped="too many"),
+        ),
         "a sample that is large enough by then": (
             one(progressed(acted=4), failure_budget=FailureBudget(max_failures="8%", min_sample=9)),
             said(),
@@ -421,7 +430,8 @@ def of(what: str, found: tuple[Because, ...]) -> Iterator[str]:
 
 def test_explanations_are_as_they_were() -> None:
     """A change is made on purpose: people and their scripts read them."""
-    assert "\n".join(lines()) == SNAPSHOT.read_text(encoding="utf-8")
+    told = "\n".join(lines())
+    assert told == SNAPSHOT.read_text(encoding="utf-8"), f"if it is meant: {REGENERATE}"
 
 
 if __name__ == "__main__":
