@@ -47,8 +47,20 @@ MODULES = (
     "_rollout",
     "_host",
     "_window",
+    "_verbs",
+    "_gates",
+    "_amount",
+    "_order",
+    "_steps",
+    "_plan_check",
+    "_news",
+    "_plan",
+    "_rollout_state",
+    "_rules",
+    "_evolve",
+    "_explain",
 )
-"""Those in which a mistake costs most; the page is about these. ``run`` takes others, too."""
+"""All that compare anything, those first in which a mistake costs most; the page is about these."""
 
 FIRST = {
     "_rollout_policy": ("rollout_policy", "cluster", "explain"),
@@ -61,9 +73,16 @@ FIRST = {
     "_host": ("host", "parking"),
     "_verbs": ("verbs", "steering", "rollout"),
     "_order": ("order", "cluster"),
-    "_gates": ("verbs", "rollout", "rollout_policy"),
+    "_gates": ("gates", "rollout"),
     "_amount": ("amount", "rollout_policy"),
     "_steps": ("steps", "host"),
+    "_plan_check": ("rollout", "verbs"),
+    "_news": ("news",),
+    "_plan": ("plan",),
+    "_rollout_state": ("rollout_windows", "verbs", "rollout", "steering", "explanations"),
+    "_rules": ("rules", "rollout_policy", "order", "steps", "amount"),
+    "_explain": ("explanations", "explain", "repair"),
+    "_evolve": ("evolve",),
 }
 """The unit tests that know most of a module. The others are asked with ``--again``."""
 
@@ -92,8 +111,9 @@ class _Planted(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
 def _unit_tests(module: str, *, every: bool) -> list[str]:
     folder = ROOT / "tests" / "unit"
-    first = [folder / f"test_policy_{name}.py" for name in FIRST.get(module, ())]
-    rest = [*sorted(folder.glob("test_policy_*.py")), folder / "test_carried.py"]
+    beside = {"plan": folder / "test_plan.py", "carried": folder / "test_carried.py"}
+    first = [beside.get(name, folder / f"test_policy_{name}.py") for name in FIRST.get(module, ())]
+    rest = [*sorted(folder.glob("test_policy_*.py")), *beside.values()]
     # No path at all would be the whole suite, which takes longer than it may, and so would notice anything.
     return [str(path) for path in dict.fromkeys((*first, *(rest if every or not first else ())))]
 
@@ -226,10 +246,8 @@ more, until one complains. A mutant that nobody notices is a gap of the tests, o
 | --- | ---: | ---: | ---: | ---: | ---: |
 {chr(10).join(rows)}
 
-`make mutate` tries them all, which takes an hour or more, and writes this page. The other modules of `policy/`
-are not in it: those that say which verb is legal when (`_verbs`), in which order hosts come (`_order`), which
-gates and steps there are (`_gates`, `_steps`) and what `"5%"` means (`_amount`); the rest check, list and word
-what these have decided. `make mutate MODULES="_verbs _order"` tries them.
+`make mutate` tries them all, which takes two hours or more, and writes this page; `make mutate
+MODULES="_verbs _order"` tries some. {_left_out()}
 
 ## Those that nobody notices
 
@@ -237,6 +255,18 @@ what these have decided. `make mutate MODULES="_verbs _order"` tries them.
 | --- | --- | --- |
 {survivors}
 """
+
+
+def _left_out() -> str:
+    """What the page says of the modules that have no row."""
+    others = sorted(path.stem for path in POLICY.glob("_*.py") if path.stem != "__init__")
+    there = {name: any(mutants(name)) for name in others if name not in MODULES}
+    plain = [f"`{name}`" for name, some in there.items() if not some]
+    waiting = [f"`{name}`" for name, some in there.items() if some]
+    said = [f"Of {' and '.join(plain)} there are no mutants: nothing is compared there."]
+    if waiting:
+        said.append(f"Not tried yet: {', '.join(waiting)}.")
+    return " ".join(said)
 
 
 def _row(name: str, there: int, found: Mapping[str, str]) -> str:

@@ -59,4 +59,7 @@ REASONS: Mapping[str, str] = {
     "_window._between: return [span for span in zip(edges[::2], edges[1::2], strict=True) if "
     "span[0] < span[1]] → return [span for span in zip(edges[::2], edges[1::2], "
     "strict=False) if span[0] < span[1]]": "no bug: each beginning has its end",
+    "_rollout_state.RolloutState: window_open: bool = True → window_open: bool = False": _GIVEN,
+    "_order._spread: for each, host in zip(turns, hosts, strict=True): → for each, host in zip(turns, hosts, "
+    "strict=False):": "no bug: each host has its turn",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import attrs
 import pytest
@@ -16,9 +17,18 @@ from temporal_patching.models import ClusterOutline, HostsPage, PatchRequest, Ro
 from temporal_patching.models._orders import ClusterRequest, ResolvedProcedure
 from temporal_patching.models._plan import PAGE, for_hosts
 from temporal_patching.models._wire import from_json, to_json
-from temporal_patching.policy import DEFAULT_STEPS, ApprovalPolicy, RolloutPolicy
-from temporal_patching.policy._plan import gates_in_order
+from temporal_patching.policy import (
+    DEFAULT_STEPS,
+    ApprovalPolicy,
+    Calendar,
+    DatedPeriod,
+    MaintenanceWindows,
+    RolloutPolicy,
+    Soak,
+)
+from temporal_patching.policy._plan import fingerprint, gates_in_order, least_duration
 from temporal_patching.policy._plan_check import MAX_NAMES
+from temporal_patching.policy._rollout_policy import cluster_plan
 
 ALICE, CAROL = "alice@example.com", "carol@example.com"
 
@@ -84,6 +94,60 @@ def test_gates_in_the_order_in_which_they_ask(gates: list[str], order: list[str]
     """Ring by ring, wave by wave; the gates that nobody comes to are last."""
     waves = {"a": 2, "b": 3, "c": 1}
     assert gates_in_order(gates, [["c"], ["a", "b"]], waves) == tuple(order)
+
+
+# How long it takes at least, and what it is called
+
+
+def takes(hosts: dict[str, int], **fields: Any) -> timedelta | None:
+    """How long a rollout takes at least whose hosts take five minutes each."""
+    always = DatedPeriod(start="2020-01-01T00:00", duration=timedelta(days=3650))
+    windows = MaintenanceWindows(
+        calendars=[Calendar(time_zone="UTC", dated=[always])], host_duration=timedelta(minutes=5)
+    )
+    policy = RolloutPolicy(**{"pilot_hosts": 0, "windows": windows, **fields})
+    return least_duration(policy, [(name, cluster_plan(policy, n)) for name, n in hosts.items()])
+
+
+def test_a_cluster_takes_its_rounds_and_a_soak_between_two_groups() -> None:
+    """No group begins before the one before it has ended; as many hosts at once as both widths let."""
+    one, minutes = {"a": 12}, timedelta(minutes=1)
+    assert takes(one) == 12 * 5 * minutes
+    wide = {"max_parallel": 4, "max_out_of_service": 3}
+    assert takes(one, **wide) == 4 * 5 * minutes
+    assert takes(one, max_parallel=3, max_out_of_service=4) == 4 * 5 * minutes
+    waves = {**wide, "pilot_hosts": 1, "waves": [4, "100%"]}
+    assert takes(one, **waves) == (1 + 2 + 3) * 5 * minutes
+    soak = Soak(duration=7 * minutes)
+    assert takes(one, **waves, soak=soak) == ((1 + 2 + 3) * 5 + 2 * 7) * minutes
+    assert takes({"a": 0}, soak=soak) == 0 * minutes
+
+
+def test_rings_take_their_time_one_after_the_other_and_clusters_at_once() -> None:
+    """Each ring as long as its longest lane; without rings all clusters are one."""
+    some, minutes = {"a": 6, "b": 4, "c": 3, "d": 2}, timedelta(minutes=1)
+    assert takes(some) == 6 * 5 * minutes
+    assert takes(some, max_parallel_clusters=1) == 15 * 5 * minutes
+    assert takes(some, max_parallel_clusters=2) == (6 + 2) * 5 * minutes  # c behind b, d behind a
+    assert takes(some, max_parallel_clusters=9) == 6 * 5 * minutes
+    rings = [["c", "b"], ["d", "a"]]
+    assert takes(some, rings=rings) == (4 + 6) * 5 * minutes
+    assert takes(some, rings=rings, max_parallel_clusters=1) == 15 * 5 * minutes
+
+
+def test_nobody_knows_how_long_it_takes_if_no_host_does() -> None:
+    """Without windows nothing is declared, nor with windows that say nothing of it."""
+    assert takes({"a": 3}, windows=None) is None
+    always = DatedPeriod(start="2020-01-01T00:00", duration=timedelta(days=3650))
+    silent = MaintenanceWindows(calendars=[Calendar(time_zone="UTC", dated=[always])])
+    assert takes({"a": 3}, windows=silent, soak=Soak(duration=timedelta(hours=1))) is None
+
+
+def test_a_fingerprint_is_that_of_what_is_written_not_of_how() -> None:
+    """The order of the fields is not part of it; it is anchored, since people compare it over releases."""
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
+    assert fingerprint({"a": 1, "b": [2]}) == "0855bfc20eb6cfaa4be7d6b510c63dd2"
+    assert fingerprint({"a": 1, "b": [3]}) != fingerprint({"a": 1, "b": [2]})
 
 
 # The request for a rest

@@ -38,3 +38,12 @@ def test_what_is_to_be_decided_is_told_at_once() -> None:
     """However much has been told: somebody waits for it."""
     assert patience("decision", told=100_000, clusters=100) == timedelta(0)
     assert patience("rest", told=1, clusters=1) == timedelta(0)
+
+
+def test_the_first_messages_wait_for_nothing() -> None:
+    """The one after them waits a second, and each hundred more doubles that."""
+    for clusters in (1, 4):
+        free = FREE // clusters
+        assert patience("rest", told=free - 1, clusters=clusters) == timedelta(0)
+        assert patience("rest", told=free, clusters=clusters) == timedelta(seconds=1)
+        assert patience("rest", told=2 * free, clusters=clusters) == timedelta(seconds=16)

@@ -93,6 +93,13 @@ def test_down_first(order: HostOrder, hosts: Facts) -> None:
     assert place(hosts, first) == place(down, order) + place(others, order)
 
 
+def test_who_asks_for_no_order_gets_the_list() -> None:
+    """As it is: not even hosts that are down go first."""
+    hosts = [("b", "r1", False), ("a", "r1", True), ("c", "r2", False)]
+    assert place(hosts, HostOrder()) == ["b", "a", "c"]
+    assert place(hosts, HostOrder(by="spread", domain_label="rack")) == ["b", "c", "a"]
+
+
 # Shuffled
 
 

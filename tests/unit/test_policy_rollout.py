@@ -819,6 +819,46 @@ def test_an_unknown_host_name_is_refused(field: str) -> None:
     assert known.state.phase == "running"
 
 
+@pytest.mark.parametrize(
+    ("limits", "left_in"),
+    [
+        ({"only_hosts": ("web-1",)}, " that only_hosts leave in"),
+        ({"exclude_hosts": ("web-1",)}, " that exclude_hosts leave in"),
+        (
+            {"only_hosts": ("web-1",), "exclude_hosts": ("web-1",)},
+            " that only_hosts and exclude_hosts leave in",
+        ),
+    ],
+)
+def test_who_left_nothing_in_is_named(limits: dict[str, Any], left_in: str) -> None:
+    """An empty cluster may be so only by the request's own lists."""
+    run = new({"eu-1": 0}, **limits)
+    planned(run, "eu-1", named=("web-1",))
+    assert refused(run).startswith(f"cluster 'eu-1' has no hosts{left_in} (allow_empty=True")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "fits"),
+    [("d1", "d1", True), ("d1", "d2", False), ("", "d2", True), ("d1", "", True), ("", "", True)],
+)
+def test_another_plan_than_the_one_that_was_meant(wanted: str, found: str, fits: bool) -> None:
+    """It is refused if both are known and differ, and says what to do."""
+    run = new({"eu-1": 1}, plan_digest=wanted)
+    planned(run, "eu-1", digest=found)
+    if fits:
+        assert run.state.phase == "running"
+    else:
+        assert refused(run).startswith("it is not the plan of 'plan_digest' any more: its steps")
+
+
+def test_the_first_unknown_names_come_with_a_hint() -> None:
+    """Five of them: each looks through all names."""
+    run = new({"eu-1": 1}, only_hosts=tuple(f"web-{n}" for n in range(7)))
+    planned(run, "eu-1", hosts=("web",))
+    said = refused(run).split("; ")
+    assert ["did you mean 'web'?" in each for each in said] == [True] * 5 + [False] * 2
+
+
 def test_all_problems_of_a_plan_at_once() -> None:
     """Every cluster's problem is told, not the first one only; a flood is cut."""
     run = new({"a": 0, "b": 1, "c": 1}, max_hosts=1, only_hosts=("nope",))
@@ -1093,8 +1133,8 @@ def test_only_an_end_without_a_report_keeps_the_larger_counts() -> None:
     policy = RolloutPolicy(total_failure_budget=FailureBudget(max_failures=3), stop_scope="cluster")
     run = running({"a": 10, "b": 10}, policy)
     run.tell(ClusterProgressed(cluster="a", acted=5, failed=2, unreachable=1))
-    lost = attrs.evolve(ended("a", Outcome.STOPPED, "it ended without a report"), reported=False)
-    told = attrs.evolve(lost, reported=True)
+    told = ended("a", Outcome.STOPPED, "it ended without a report")
+    lost = attrs.evolve(told, reported=False)
     assert failures_of(decide(run.state, told)[0].clusters[0]) == 0
     run.tell(lost)
     assert run.tell(ClusterProgressed(cluster="b", acted=1, failed=1, unreachable=0)) == [

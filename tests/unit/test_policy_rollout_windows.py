@@ -11,6 +11,7 @@ from temporal_patching.policy._rollout_state import (
     AbortRequested,
     CancelCluster,
     ClusterPlanned,
+    ClusterProgressed,
     GatePassed,
     GateShut,
     HistoryFull,
@@ -46,10 +47,15 @@ def at_work() -> RolloutState:
     return decide(at_gate(), GatePassed())[0]
 
 
-@pytest.mark.parametrize("event", [WindowsClosed, HistoryFull])
-def test_what_can_never_start_is_refused_once(event: type[WindowsClosed | HistoryFull]) -> None:
+@pytest.mark.parametrize(
+    "never",
+    [
+        WindowsClosed("there are no more windows", for_good=True),
+        HistoryFull("there are no more windows"),
+    ],
+)
+def test_what_can_never_start_is_refused_once(never: WindowsClosed | HistoryFull) -> None:
     """While it is planned that is one problem more; at the gate it ends."""
-    never = event("there are no more windows", for_good=True)
     state, commands = decide(listing(), never)
     assert (state.problems, commands) == (("there are no more windows",), ())
     assert decide(state, never)[0].problems == state.problems
@@ -72,6 +78,14 @@ def test_what_has_started_runs_to_its_end(for_good: bool) -> None:
     assert [(view.stop, view.finishes) for view in state.clusters] == [("closed", True)] * 2
     assert commands == TOLD
     assert state.problems == ()
+
+
+def test_after_a_failure_the_policy_says_what_becomes_of_hosts_in_flight() -> None:
+    """Only what stops a rollout that goes well lets all of them finish."""
+    failed = ClusterProgressed(cluster="a", acted=1, failed=1, unreachable=0, stopped="1 failed")
+    state, _ = decide(at_work(), failed)
+    assert state.outcome is Outcome.STOPPED
+    assert [view.finishes for view in state.clusters] == [False] * 2
 
 
 def test_an_approval_that_is_too_old_is_asked_for_again() -> None:

@@ -17,6 +17,7 @@ from temporal_patching.activity._activities import implemented, takes_task
 from temporal_patching.exceptions import InvalidRequest
 from temporal_patching.models import HostTask
 from temporal_patching.policy import DEFAULT_STEPS, Step, Steps
+from temporal_patching.policy._rules import LONGEST
 from temporal_patching.policy._steps import KINDS, resolve
 from temporal_patching.workflow import HostPatchWorkflow
 from tests.strategies import retry_policies
@@ -163,8 +164,10 @@ def test_a_step_that_makes_no_sense_is_refused(arguments: dict[str, Any], said: 
         (RetryPolicy(maximum_attempts=2**31), "maximum_attempts"),
         (RetryPolicy(backoff_coefficient=0.5), "backoff_coefficient"),
         (RetryPolicy(backoff_coefficient=float("nan")), "backoff_coefficient"),
+        (RetryPolicy(backoff_coefficient=float("inf")), "backoff_coefficient"),
         (RetryPolicy(initial_interval=timedelta(-1)), "initial_interval"),
         (RetryPolicy(initial_interval=timedelta.max), "initial_interval"),
+        (RetryPolicy(maximum_interval=timedelta.max), "maximum_interval"),
         (
             RetryPolicy(initial_interval=timedelta(2), maximum_interval=timedelta(1)),
             "maximum_interval",
@@ -177,6 +180,32 @@ def test_a_retry_policy_that_the_sdk_refuses_is_refused_here(
     """The SDK looks when the step is scheduled: then the closers would not run either."""
     (said,) = problems(lambda: Step("x", retry_policy=policy))
     assert said.startswith(f"'retry_policy.{field}' must be ")
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        RetryPolicy(maximum_attempts=2**31 - 1),
+        RetryPolicy(maximum_attempts=1, backoff_coefficient=1),
+        RetryPolicy(maximum_attempts=1, initial_interval=timedelta(0)),
+        RetryPolicy(maximum_attempts=1, initial_interval=LONGEST, maximum_interval=LONGEST),
+        RetryPolicy(maximum_attempts=1, initial_interval=LONGEST, maximum_interval=None),
+        RetryPolicy(maximum_attempts=1, maximum_interval=timedelta(0)),
+    ],
+)
+def test_what_the_sdk_just_takes_is_taken_here(policy: RetryPolicy) -> None:
+    """To the edges."""
+    assert Step("x", retry_policy=policy).retry_policy == policy
+
+
+def test_all_but_the_name_of_a_step_is_given_by_name() -> None:
+    """Nobody is to count commas; and fields may come in any order in a later release."""
+    step: Any = Step  # as one may write it without a type checker
+    with pytest.raises(TypeError, match="takes 2 positional arguments but 3 were given"):
+        step("x", None)
+    plain = Step("x")
+    assert (plain.kind, plain.closed_by, plain.returns_to_service) == ("plain", None, False)
+    assert (plain.shielded, plain.local) == (False, False)
 
 
 def test_a_step_is_not_tried_for_ever() -> None:

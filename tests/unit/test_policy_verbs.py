@@ -408,6 +408,28 @@ def test_the_record_says_which_limits() -> None:
     assert said(changed(), POLICY) == "set the limits that hold already"
 
 
+@pytest.mark.parametrize(
+    ("asked", "record"),
+    [
+        (PauseRequested(after="host"), "pause the rollout after each host"),
+        (PauseRequested(after="step", cluster="eu-1"), "pause cluster 'eu-1' after each step"),
+        (ResumeRequested(), "resume the rollout"),
+        (ResumeRequested(cluster="eu-1"), "resume cluster 'eu-1'"),
+        (AbortRequested(reason="enough"), "abort"),
+        (AbortRequested(reason="enough", now=True), "abort now"),
+        (SkipRequested(wave=2), "skip wave 2"),
+        (SkipRequested(cluster="eu-1", wave=2), "skip wave 2 of cluster 'eu-1'"),
+        (
+            SkipRequested(cluster="eu-1", hosts=frozenset({"web-2", "web-1"})),
+            "skip web-1, web-2 of cluster 'eu-1'",
+        ),
+    ],
+)
+def test_the_record_says_what_was_asked(asked: Asked, record: str) -> None:
+    """Of which cluster, or of all."""
+    assert said(asked, POLICY) == record
+
+
 def test_a_number_of_a_budget_leaves_the_rest_of_it() -> None:
     """Asked for alone it replaces nothing else; both the number and the whole budget are refused."""
     strict = FailureBudget(max_failures=1, strict=True, min_sample=4)
@@ -489,6 +511,14 @@ def test_one_answer_is_enough(first: Repair) -> None:
         assert why == f"host 'eu-1-3' is being {done[first]} already"
         state = told(state, parked())  # sent before the cluster had heard of it
     assert why_refused(told(state, parked(repaired=1)), RETRY) is None
+
+
+def test_a_host_that_is_being_repaired_is_not_skipped() -> None:
+    """Also where it is not the only one that is named; one that is parked and not answered is."""
+    state = told(in_phase("running"), parked())
+    skip = SkipRequested(cluster="eu-1", hosts=frozenset({"eu-1-1", "EU-1-3", "eu-1-5"}))
+    assert why_refused(state, skip) is None
+    assert why_refused(told(state, RETRY), skip) == "host 'EU-1-3' is being retried already"
 
 
 def test_a_retry_begins_at_the_failed_step_or_before_it() -> None:

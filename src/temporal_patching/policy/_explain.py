@@ -315,11 +315,16 @@ def why_it_stopped(state: RolloutState, known: Known) -> tuple[Because, ...]:
         )
     if state.outcome is None:
         why = known.short_of
-    elif state.phase == "running":  # a cluster has stopped alone
+    elif state.phase == "running" and _some_go_on(state, known):  # a cluster has stopped alone
         why = f"{state.reason}; the other clusters go on"
     else:
         why = f"{state.outcome.value}: {state.reason}"
     return (Because(why=why, evidence=evidence),)
+
+
+def _some_go_on(state: RolloutState, known: Known) -> bool:
+    going = (view.name for view in state.clusters if view.phase != "ended" and view.stop is None)
+    return any(known.of(name).stopped is None for name in going)
 
 
 def _most(limit: Allowed) -> str:
