@@ -109,6 +109,7 @@ class RolloutRun(MachineLoop[data.RolloutState, data.RolloutEvent, data.RolloutC
             sent=self._show,
         )
         self.completed.append("procedure resolved")
+        self._show()  # a hook may be next, which waits
 
     async def look(self) -> None:
         """Looks at the windows before hosts are listed: a plan that can never start is refused as a plan."""
