@@ -15,7 +15,8 @@ async def test_what_each_leaves_behind(stage: Stage) -> None:
     assert torn.hosts == killed.hosts == 2
     assert torn.services_down == []
     assert len(torn.half_updated) == len(torn.updated_while_serving) == 2
-    assert {status for _, status in torn.workflows} == {"CANCELED"}
+    # Who is last may be caught by the end of its parent, which does not wait for it.
+    assert {"CANCELED"} <= {status for _, status in torn.workflows} <= {"CANCELED", "TERMINATED"}
     assert len(killed.services_down) == len(killed.half_updated) == 2
     assert {status for _, status in killed.workflows} == {"TERMINATED"}
 
