@@ -62,7 +62,7 @@ from ..policy import Amount, FailureBudget, PauseAfter
 from ..policy._verbs import Verb
 from ..workflow import SystemPatchWorkflow, gather
 from ._approvals import Approvals
-from ._asking import RUNNING, Reading, allowed, answered, query, what_it_means
+from ._asking import RUNNING, allowed, answered, query, what_it_means
 from ._dry_run import end_unwanted, while_answered
 from ._hosts import cluster_of, hosts_at_rest, hosts_of, own_host, worked_on
 
@@ -93,7 +93,7 @@ class Rollout(Generic[WorkflowT]):
         self._client = client
         self.handle: WorkflowHandle[WorkflowT, RolloutReport] = handle
         self.approvals: Approvals = Approvals(client, handle.id)
-        self._reading = Reading(client, handle.id)
+        self._reading = self.approvals._reading  # one look for votes and verbs
 
     @property
     def id(self) -> str:
